@@ -1,0 +1,40 @@
+"""Observability for RLHF training with TRL: Prometheus metrics, OpenTelemetry traces, rules that page.
+
+    from rlhf_otel import TelemetryCallback
+    trainer = GRPOTrainer(..., callbacks=[TelemetryCallback()])
+
+Importing this package is cheap: torch and transformers are imported only with :class:`TelemetryCallback`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from rlhf_otel.errors import CatalogueError, ConfigurationError, DemoError, JournalError, RlhfOtelError
+
+if TYPE_CHECKING:
+    from rlhf_otel.callback import TelemetryCallback
+
+try:
+    __version__ = version("rlhf-otel")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0.0.0"
+
+__all__ = [
+    "CatalogueError",
+    "ConfigurationError",
+    "DemoError",
+    "JournalError",
+    "RlhfOtelError",
+    "TelemetryCallback",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TelemetryCallback":
+        from rlhf_otel.callback import TelemetryCallback
+
+        return TelemetryCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

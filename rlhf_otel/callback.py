@@ -1,0 +1,224 @@
+"""The callback: ``GRPOTrainer(..., callbacks=[TelemetryCallback()])`` is the whole integration.
+
+Callbacks are not handed the trainer. It is found in the frame that calls ``on_init_end``, which every trainer of
+transformers does from its constructor. An exception in a callback would end training, so that none leaves this module.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from transformers import Trainer, TrainerCallback
+
+from rlhf_otel import faults, serving
+from rlhf_otel import settings as settings_module
+from rlhf_otel.catalogue.spans import Outcome
+from rlhf_otel.run import Run
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+FRAMES_TO_TRAINER: Final = 6
+"""Callers that are looked at to find the trainer: the handler's event methods and the constructor."""
+
+
+def _safe(method: _Method) -> _Method:
+    """Let no exception of ours reach the trainer."""
+
+    @functools.wraps(method)
+    def safe(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:
+            faults.handle("callback", error, f"handling {method.__name__}")
+
+    return safe  # type: ignore[return-value]  # the wrapper has the wrapped method's signature
+
+
+class TelemetryCallback(TrainerCallback):
+    """Observes a TRL trainer: metrics, spans, rules and journal.
+
+    Arguments are the fields of :class:`rlhf_otel.settings.Settings`; ``config`` names a YAML file with them. What is
+    not given comes from the environment (``RLHF_OTEL_*``, ``OTEL_*``), then from the file, then from the defaults.
+
+    Raises:
+        ConfigurationError: a setting is unknown, of the wrong type, or impossible.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: str | Path | None = None,
+        run_id: str | None = None,
+        run_name: str | None = None,
+        team: str | None = None,
+        owner: str | None = None,
+        metrics_host: str | None = None,
+        metrics_port: int | Literal["off"] | None = None,
+        journal: Path | str | None = None,
+        **more: Any,
+    ) -> None:
+        self.settings = settings_module.load(
+            config,
+            run_id=run_id,
+            run_name=run_name,
+            team=team,
+            owner=owner,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
+            journal=journal,
+            **more,
+        )
+        self._trainer: Any = None
+        self._run: Run | None = None
+        self._sigterm: _Sigterm | None = None
+
+    @property
+    def run(self) -> Run | None:
+        """The run in progress, or the last one."""
+        return self._run
+
+    # --- events of the trainer
+
+    @_safe
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Find the trainer and see how its ``train`` ends: ``on_train_end`` is skipped when training raises."""
+        self._adopt(_calling_trainer())
+
+    @_safe
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start observing."""
+        if self._trainer is None:
+            self._adopt(_calling_trainer())
+        if self._run is not None:  # training again, or again with a smaller batch
+            self._run.end(Outcome.INTERRUPTED, "training was started again")
+        self._run = Run(self._trainer, self.settings)
+        tokens = float(getattr(state, "num_input_tokens_seen", 0) or 0)
+        self._run.start(int(state.max_steps or 0), int(state.global_step), tokens)
+        self._sigterm = _Sigterm.install(self._run)
+
+    @_safe
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The optimizer is about to step."""
+        if self._run is not None:
+            self._run.before_optimizer(kwargs.get("optimizer"))
+
+    @_safe
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The optimizer has stepped."""
+        if self._run is not None:
+            self._run.after_optimizer()
+
+    @_safe
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step has ended."""
+        if self._run is not None:
+            self._run.end_step(int(state.global_step), state.epoch)
+
+    @_safe
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """The trainer has logged."""
+        if self._run is not None and isinstance(logs, dict):
+            self._run.logged(logs, int(state.global_step))
+
+    @_safe
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint has been saved."""
+        if self._run is not None:
+            path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self._run.saved(int(state.global_step), str(path))
+
+    @_safe
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Training has ended well, or was asked to stop."""
+        self._end(Outcome.FINISHED)
+
+    # --- parts
+
+    def _adopt(self, trainer: Any) -> None:
+        if trainer is None or trainer is self._trainer:
+            return
+        self._trainer = trainer
+        original = trainer.train
+
+        @functools.wraps(original)
+        def train(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            except BaseException as error:
+                self._raised(error)
+                raise
+
+        trainer.train = train
+
+    @_safe
+    def _raised(self, error: BaseException) -> None:
+        outcome = Outcome.FAILED if isinstance(error, Exception) else Outcome.INTERRUPTED
+        self._end(outcome, f"{type(error).__name__}: {error}"[:500])
+
+    def _end(self, outcome: Outcome, reason: str = "") -> None:
+        if self._sigterm is not None:
+            if self._sigterm.received and outcome is Outcome.FINISHED:
+                outcome, reason = Outcome.INTERRUPTED, "SIGTERM"
+            self._sigterm.uninstall()
+            self._sigterm = None
+        if self._run is not None:
+            self._run.end(outcome, reason)
+
+
+def _calling_trainer() -> Any:
+    """The trainer among the callers of an event method."""
+    frame = inspect.currentframe()
+    for _ in range(FRAMES_TO_TRAINER):
+        frame = frame.f_back if frame is not None else None
+        if frame is None:
+            return None
+        candidate = frame.f_locals.get("self")
+        if isinstance(candidate, Trainer):
+            return candidate
+    return None
+
+
+class _Sigterm:
+    """Pre-emption: say that the run was interrupted, then do what SIGTERM would have done without us.
+
+    A handler of the user's is called at once, since it may need the time to save; without one, the process stays
+    until Prometheus has seen the interruption, for a bounded time, and then dies of the signal.
+    """
+
+    def __init__(self, run: Run, previous: Any) -> None:
+        self._run = run
+        self._previous = previous
+        self.received = False
+
+    @classmethod
+    def install(cls, run: Run) -> _Sigterm | None:
+        """Chain to the present handler. None outside the main thread, where Python allows no handler."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        handler = cls(run, signal.getsignal(signal.SIGTERM))
+        if handler._previous is None or handler._previous is signal.SIG_IGN:
+            return None
+        signal.signal(signal.SIGTERM, handler)
+        return handler
+
+    def uninstall(self) -> None:
+        """Put the handler before us back, unless another took our place."""
+        if signal.getsignal(signal.SIGTERM) is self:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.received = True
+        with faults.isolated("callback", "handling SIGTERM"):
+            self._run.interrupt()
+        if callable(self._previous):
+            self._previous(number, frame)
+            return
+        serving.wait(serving.INTERRUPTED_LINGER_S, scrapes_each=1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)

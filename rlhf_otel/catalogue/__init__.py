@@ -1,0 +1,1 @@
+"""The catalogue: signals, metrics, rules, spans and phases as data, each fact in one place only."""

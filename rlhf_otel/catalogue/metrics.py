@@ -1,0 +1,172 @@
+"""Metric families: name, type, unit, help and labels of everything that is exposed.
+
+``run_id`` is on every series and added by the exposition; ``rank`` only where a quantity is rank-local.
+All label sets are bounded. Signals bring their own gauges (:mod:`rlhf_otel.catalogue.signals`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from rlhf_otel.catalogue.signals import SIGNALS
+
+
+class MetricType(StrEnum):
+    """Prometheus metric types in use."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    HISTOGRAM = "histogram"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family. ``name`` is the name of its series: with ``_total`` for counters, ``_info`` for info."""
+
+    name: str
+    type: MetricType
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = "1"
+    group: str = "run"
+
+
+STEP_DURATION_BUCKETS: Final[tuple[float, ...]] = tuple(0.05 * 2**k for k in range(16))
+"""0.05 s to 27 min, doubling: covers a toy step and a step of a 70B run in 16 series a kind."""
+
+MAX_REWARD_FUNCTIONS: Final = 32
+"""Reward functions with series of their own; further ones are counted as dropped."""
+MAX_TRAINER_METRICS: Final = 50
+"""Keys of ``rlhf_trainer_metric``; further ones are counted as dropped."""
+
+_G, _C, _H, _I = MetricType.GAUGE, MetricType.COUNTER, MetricType.HISTOGRAM, MetricType.INFO
+
+RUN: Final = (
+    Metric(
+        "rlhf_run_info",
+        _I,
+        "What is running: constant 1, facts as labels.",
+        ("run_name", "algorithm", "model", "team", "owner", "world_size", "attempt", "trl_version", "rlhf_otel_version", "rank"),
+    ),
+    Metric("rlhf_step", _G, "Optimizer steps taken."),
+    Metric("rlhf_steps_planned", _G, "Optimizer steps that the run is to take."),
+    Metric("rlhf_run_attempt", _G, "How often the run has been started, this time included."),
+    Metric("rlhf_process_start_time_seconds", _G, "Unix time at which this attempt began.", ("rank",), "seconds"),
+    Metric("rlhf_last_progress_timestamp_seconds", _G, "Unix time of the last finished step (at first: of the start).", ("rank",), "seconds"),
+    Metric(
+        "rlhf_stall_threshold_seconds",
+        _G,
+        "Time without a finished step after which this rank counts as stalled: a multiple of its usual step, never below a floor.",
+        ("rank",),
+        "seconds",
+    ),
+    Metric("rlhf_run_end_timestamp_seconds", _G, "Unix time at which the run ended; exists only afterwards.", ("outcome", "rank"), "seconds"),
+    Metric("rlhf_tokens_total", _C, "Prompt and completion tokens of all ranks, in this attempt.", unit="tokens"),
+    Metric("rlhf_steps_total", _C, "Steps finished in this attempt, by kind.", ("kind", "rank")),
+    Metric("rlhf_optimizer_steps_skipped_total", _C, "Optimizer steps that mixed-precision scaling skipped.", ("rank",)),
+    Metric("rlhf_evaluations_total", _C, "Evaluations finished in this attempt."),
+    Metric("rlhf_checkpoints_total", _C, "Checkpoints saved in this attempt."),
+    Metric("rlhf_last_checkpoint_timestamp_seconds", _G, "Unix time of the last saved checkpoint.", unit="seconds"),
+    Metric("rlhf_last_checkpoint_step", _G, "Step of the last saved checkpoint."),
+)
+
+TIME: Final = (
+    Metric("rlhf_step_duration_seconds", _H, "Duration of steps, from end to end.", ("kind", "rank"), "seconds", "time"),
+    Metric(
+        "rlhf_phase_seconds_total",
+        _C,
+        "Wall time of each phase without the phases inside it; the phases of a run sum to its wall time. "
+        "Includes the elapsed part of the open phase. On a GPU, host clocks charge asynchronous work to the next phase that waits for it.",
+        ("phase", "scope", "rank"),
+        "seconds",
+        "time",
+    ),
+    Metric("rlhf_phase_count_total", _C, "Times that each phase ended.", ("phase", "scope", "rank"), group="time"),
+    Metric("rlhf_reward_function_seconds_total", _C, "Wall time of each reward function; asynchronous ones overlap.", ("reward_function", "rank"), "seconds", "time"),
+)
+
+REWARD: Final = (
+    Metric("rlhf_reward_function_mean", _G, "Mean of a reward function over the completions that it scored.", ("reward_function",), group="reward"),
+    Metric("rlhf_reward_function_std", _G, "Standard deviation of a reward function over the completions that it scored.", ("reward_function",), group="reward"),
+    Metric("rlhf_reward_function_none_total", _C, "Completions for which a reward function returned None.", ("reward_function", "rank"), group="reward"),
+    Metric("rlhf_reward_function_errors_total", _C, "Calls of a reward function that raised.", ("reward_function", "rank"), group="reward"),
+)
+
+DETECTION: Final = (
+    Metric("rlhf_signal_nonfinite_total", _C, "NaN or infinite values of a signal in this process, seen where they arise.", ("signal", "rank"), group="detection"),
+    Metric("rlhf_signal_average", _G, "Fast exponential average of a signal (about the last 10 steps).", ("signal",), group="detection"),
+    Metric("rlhf_signal_zscore", _G, "Robust distance of the last value from the signal's baseline, in units of its usual deviation.", ("signal",), group="detection"),
+    Metric("rlhf_signal_baseline", _G, "Slow average of a signal, which anomalies do not enter.", ("signal",), group="detection"),
+    Metric("rlhf_signal_baseline_ratio", _G, "Fast average over baseline.", ("signal",), "ratio", "detection"),
+    Metric("rlhf_signal_shift", _G, "Distance of the fast average from the baseline, in units of the usual deviation.", ("signal",), group="detection"),
+    Metric("rlhf_signal_reference_ratio", _G, "Fast average over the mean of the warm-up.", ("signal",), "ratio", "detection"),
+    Metric("rlhf_anomaly_active", _G, "1 while a rule is in breach in process, latched after it; else 0.", ("rule", "severity"), group="detection"),
+    Metric("rlhf_anomaly_total", _C, "Anomalies that a rule has raised in this process.", ("rule", "severity"), group="detection"),
+    Metric("rlhf_anomaly_first_step", _G, "Step at which a rule's latest anomaly began.", ("rule",), group="detection"),
+    Metric("rlhf_anomaly_last_step", _G, "Last step in breach of a rule.", ("rule",), group="detection"),
+    Metric("rlhf_anomaly_last_timestamp_seconds", _G, "Unix time of the last step in breach; the trace id changes at most once a minute.", ("rule", "trace_id"), "seconds", "detection"),
+    Metric("rlhf_anomaly_value", _G, "Value that put the rule in breach, in its signal's unit.", ("rule", "signal"), group="detection"),
+    Metric("rlhf_anomaly_usual_value", _G, "Baseline of that signal when the anomaly began.", ("rule", "signal"), group="detection"),
+)
+
+OTHER: Final = (
+    Metric("rlhf_evaluation_signal", _G, "Last value of a signal in evaluation; never part of a training baseline.", ("signal",), group="evaluation"),
+    Metric("rlhf_trainer_metric", _G, "A number that the trainer logs under a key which the catalogue does not know.", ("key",), group="trainer"),
+    Metric("rlhf_dropped_series_total", _C, "Series left out because a label reached its cap.", ("label",), group="trainer"),
+)
+
+GPU: Final = (
+    Metric("rlhf_gpu_memory_used_bytes", _G, "Used GPU memory, of all processes.", ("device", "rank"), "bytes", "gpu"),
+    Metric("rlhf_gpu_memory_total_bytes", _G, "GPU memory.", ("device", "rank"), "bytes", "gpu"),
+    Metric("rlhf_gpu_utilization_ratio", _G, "Share of time in which a kernel ran.", ("device", "rank"), "ratio", "gpu"),
+    Metric("rlhf_gpu_temperature_celsius", _G, "GPU temperature.", ("device", "rank"), "celsius", "gpu"),
+    Metric("rlhf_gpu_power_watts", _G, "GPU power draw.", ("device", "rank"), "watts", "gpu"),
+    Metric("rlhf_gpu_sm_clock_hertz", _G, "Clock of the streaming multiprocessors.", ("device", "rank"), "hertz", "gpu"),
+    Metric("rlhf_gpu_memory_clock_hertz", _G, "Memory clock.", ("device", "rank"), "hertz", "gpu"),
+    Metric("rlhf_gpu_throttled", _G, "1 while the GPU slows itself down for this reason, else 0.", ("device", "reason", "rank"), group="gpu"),
+    Metric("rlhf_gpu_ecc_uncorrected_total", _C, "Uncorrected ECC memory errors since the driver was loaded.", ("device", "rank"), group="gpu"),
+    Metric("rlhf_gpu_xid_total", _C, "Critical XID errors that the driver reported since the start.", ("device", "rank"), group="gpu"),
+)
+
+TORCH: Final = (
+    Metric("rlhf_torch_memory_allocated_bytes", _G, "Memory in live tensors, by torch's CUDA caching allocator.", ("device", "rank"), "bytes", "torch"),
+    Metric("rlhf_torch_memory_reserved_bytes", _G, "Memory that the allocator holds.", ("device", "rank"), "bytes", "torch"),
+    Metric("rlhf_torch_memory_allocated_peak_bytes", _G, "Highest allocated memory since the start of the process.", ("device", "rank"), "bytes", "torch"),
+    Metric("rlhf_torch_memory_fragmentation_ratio", _G, "Reserved memory that no tensor uses, as a share of the reserved.", ("device", "rank"), "ratio", "torch"),
+    Metric("rlhf_torch_allocation_retries_total", _C, "Allocations that succeeded only after the cache had been freed.", ("device", "rank"), group="torch"),
+    Metric("rlhf_torch_ooms_total", _C, "Out-of-memory errors.", ("device", "rank"), group="torch"),
+)
+
+HOST: Final = (
+    Metric("rlhf_process_resident_memory_bytes", _G, "Resident memory of this process.", ("rank",), "bytes", "host"),
+    Metric("rlhf_process_cpu_seconds_total", _C, "User and system CPU time of this process.", ("rank",), "seconds", "host"),
+    Metric("rlhf_process_threads", _G, "Threads of this process.", ("rank",), group="host"),
+    Metric("rlhf_process_open_fds", _G, "Open file descriptors of this process.", ("rank",), group="host"),
+    Metric("rlhf_host_memory_available_bytes", _G, "Memory still available on this host, or in its cgroup.", ("rank",), "bytes", "host"),
+    Metric("rlhf_host_memory_total_bytes", _G, "Memory of this host, or of its cgroup.", ("rank",), "bytes", "host"),
+    Metric("rlhf_host_cpu_utilization_ratio", _G, "Share of this host's CPU time in use.", ("rank",), "ratio", "host"),
+)
+
+TELEMETRY: Final = (
+    Metric("rlhf_telemetry_seconds_total", _C, "Time that telemetry took on the training thread.", ("rank",), "seconds", "telemetry"),
+    Metric("rlhf_telemetry_faults_total", _C, "Telemetry faults, by place; training went on.", ("place", "rank"), group="telemetry"),
+    Metric("rlhf_telemetry_queue_records", _G, "Records that wait for the background thread.", ("rank",), group="telemetry"),
+    Metric("rlhf_telemetry_dropped_total", _C, "Records and spans lost, by what lost them.", ("exporter", "rank"), group="telemetry"),
+    Metric("rlhf_telemetry_journal_bytes_total", _C, "Bytes written to the journal.", ("rank",), "bytes", "telemetry"),
+    Metric("rlhf_telemetry_spans_exported_total", _C, "Spans that an OTLP endpoint accepted.", ("rank",), group="telemetry"),
+    Metric("rlhf_telemetry_scrapes_total", _C, "Scrapes answered.", ("rank",), group="telemetry"),
+    Metric("rlhf_telemetry_scrape_seconds_total", _C, "Time spent answering scrapes.", ("rank",), "seconds", "telemetry"),
+)
+
+SIGNAL_METRICS: Final = tuple(
+    Metric(signal.metric, _G, signal.help, (), signal.unit, "signal") for signal in SIGNALS
+)
+
+METRICS: Final[tuple[Metric, ...]] = (
+    *RUN, *SIGNAL_METRICS, *REWARD, *TIME, *DETECTION, *OTHER, *GPU, *TORCH, *HOST, *TELEMETRY,
+)  # fmt: skip
+
+METRIC_BY_NAME: Final[dict[str, Metric]] = {metric.name: metric for metric in METRICS}

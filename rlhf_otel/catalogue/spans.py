@@ -1,0 +1,99 @@
+"""Spans, phases and attribute keys.
+
+Resource and span attributes follow the open ``rl.*`` proposal for OpenTelemetry; ours are under ``rlhf.*``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+INSTRUMENTATION_SCOPE: Final = "rlhf_otel"
+STEP_SPAN: Final = "rlhf.step"
+RUN_SPAN: Final = "rlhf.run"
+PHASE_SPAN_PREFIX: Final = "rlhf."
+ANOMALY_EVENT: Final = "rlhf.anomaly"
+
+
+class Scope(StrEnum):
+    """Whether a phase waits for other ranks. Synchronous ranks tie in a collective phase, so only local ones tell who is slow."""
+
+    LOCAL = "local"
+    COLLECTIVE = "collective"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of a step that is timed; its span is ``rlhf.<name>``."""
+
+    name: str
+    scope: Scope
+    help: str
+
+
+_L, _C = Scope.LOCAL, Scope.COLLECTIVE
+
+PHASES: Final[tuple[Phase, ...]] = (
+    Phase("data", _L, "Reading the batch from the data loader."),
+    Phase("generate", _L, "Sampling completions."),
+    Phase("rollout", _C, "Around sampling: gathering, tokenising, scoring bookkeeping."),
+    Phase("weight_sync", _C, "Sending the policy's weights to the sampler."),
+    Phase("reward", _C, "Around the reward functions; holds the gather of their results."),
+    Phase("reward_function", _L, "One reward function or reward model."),
+    Phase("reference_logprobs", _L, "Log-probabilities under the reference model."),
+    Phase("policy_logprobs", _L, "Log-probabilities under the policy at generation time."),
+    Phase("loss", _C, "Forward pass and loss; holds the reductions of logged metrics."),
+    Phase("forward", _L, "The policy's forward pass inside the loss."),
+    Phase("backward", _C, "Backward pass; holds the reduction of gradients."),
+    Phase("optimizer", _L, "The optimizer's update."),
+    Phase("evaluation", _C, "An evaluation."),
+    Phase("checkpoint", _C, "Saving a checkpoint."),
+    Phase("telemetry", _L, "This package, on the training thread."),
+    Phase("other", _L, "Everything else."),
+)
+
+PHASE_BY_NAME: Final[dict[str, Phase]] = {phase.name: phase for phase in PHASES}
+
+
+class Attribute(StrEnum):
+    """Attribute keys."""
+
+    SYSTEM = "rl.system"
+    RUN_ID = "rl.run.id"
+    ALGORITHM = "rl.algorithm"
+    MODEL_NAME = "rl.model.name"
+    STEP = "rl.train.step"
+    LOSS = "rl.train.loss"
+    KL = "rl.train.kl"
+    REWARD = "rl.reward.mean"
+    REWARD_FUNCTION = "rl.reward.function"
+    RANK = "rlhf.rank"
+    WORLD_SIZE = "rlhf.world_size"
+    ATTEMPT = "rlhf.attempt"
+    STEP_KIND = "rlhf.step.kind"
+    KEPT_BECAUSE = "rlhf.trace.kept_because"
+    PHASE = "rlhf.phase"
+    PHASE_SCOPE = "rlhf.phase.scope"
+    PHASE_DETAIL = "rlhf.phase.detail"
+    RULE = "rlhf.anomaly.rule"
+    SEVERITY = "rlhf.anomaly.severity"
+    SIGNAL = "rlhf.anomaly.signal"
+    VALUE = "rlhf.anomaly.value"
+    BASELINE = "rlhf.anomaly.baseline"
+    THRESHOLD = "rlhf.anomaly.threshold"
+
+
+class StepKind(StrEnum):
+    """Steps that generate completions and steps that train again on earlier ones differ in time and in signals."""
+
+    GENERATE = "generate"
+    REUSE = "reuse"
+
+
+class Outcome(StrEnum):
+    """How a run ended. Pre-emption and SIGTERM are interruptions, not failures."""
+
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"

@@ -1,0 +1,1 @@
+"""Pure domain: baselines, detector, anomalies, and the compiler of rules to PromQL."""

@@ -1,0 +1,170 @@
+"""Streaming baselines: what is usual for a signal, in O(1) per step.
+
+A baseline never includes the value it judges, ignores non-finite values, and cannot be dragged along by an
+anomaly: outliers enter clipped, and from the third in a row not at all, until after :data:`PATIENCE` steps the
+new level is accepted as usual.
+
+Statistics of a value ``x`` against a baseline with mean ``m`` and scale ``s``
+(the scale is 1.2533 times the mean absolute deviation, which for a normal distribution is its standard
+deviation, and never below the signal's resolution):
+
+- ``average``: exponential average of ``x`` over about :data:`FAST_STEPS` steps;
+- ``zscore``: ``(x - m) / s``;
+- ``baseline_ratio``: ``average / m``, for ``m > 0`` (the resolution stands in for a smaller ``m``);
+- ``shift``: ``(average - m) / s``;
+- ``reference_ratio``: ``average`` over the mean of the warm-up, for positive references.
+
+All but ``average`` are unknown (None) during the first :data:`WARM_UP` values.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from rlhf_otel.catalogue.signals import SIGNALS, Signal
+from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.records import Statistics
+
+WARM_UP: Final = 20
+"""Values before anything relative is known: the standard error of the mean is then below a quarter of the scale."""
+FAST_STEPS: Final = 10
+SLOW_STEPS: Final = 100
+OUTLIER_SCALES: Final = 4.0
+"""Distance, in scales, from which a value counts as an outlier and enters clipped (Huber's psi with a wide bend)."""
+FREEZE_AFTER: Final = 2
+"""Outliers in a row that still enter."""
+PATIENCE: Final = 500
+"""Outliers in a row after which the baseline starts anew at the new level."""
+NORMAL_MEAN_DEVIATION: Final = 1.2533
+"""Standard deviation over mean absolute deviation of a normal distribution: sqrt(pi / 2)."""
+
+_FAST: Final = 2.0 / (FAST_STEPS + 1)
+_SLOW: Final = 2.0 / (SLOW_STEPS + 1)
+
+
+class Baseline:
+    """Streaming statistics of one signal for one kind of step."""
+
+    __slots__ = ("_relative", "_resolution", "average", "count", "deviation", "mean", "outliers", "reference")
+
+    def __init__(self, resolution: float, relative_resolution: float) -> None:
+        self._resolution = resolution
+        self._relative = relative_resolution
+        self._reset()
+        self.average = math.nan
+
+    def _reset(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self.deviation = 0.0
+        self.reference: float | None = None
+        self.outliers = 0
+
+    @property
+    def scale(self) -> float:
+        """Usual deviation from the mean, in the signal's unit; positive once values differ or a resolution is set."""
+        return max(NORMAL_MEAN_DEVIATION * self.deviation, self._resolution, self._relative * abs(self.mean))
+
+    def observe(self, value: float) -> Statistics:
+        """Judge ``value`` (finite) against what came before it, then learn from it."""
+        average = self.average
+        average = value if average != average else average + _FAST * (value - average)
+        self.average = average
+        if self.count < WARM_UP:
+            self._warm_up(value)
+            return Statistics(average, None, None, None, None, None)
+        mean = self.mean
+        magnitude = mean if mean >= 0 else -mean
+        scale = NORMAL_MEAN_DEVIATION * self.deviation
+        if scale < self._resolution:
+            scale = self._resolution
+        if scale < self._relative * magnitude:
+            scale = self._relative * magnitude
+        if scale == 0.0:
+            scale = 1e-12
+        reference = self.reference
+        floor = mean if mean > self._resolution else self._resolution
+        statistics = Statistics(
+            average,
+            mean,
+            (value - mean) / scale,
+            average / floor if floor > 0 and mean >= 0 else None,
+            (average - mean) / scale,
+            average / reference if reference is not None and reference > 0 else None,
+        )
+        self._learn(value, scale)
+        return statistics
+
+    def _warm_up(self, value: float) -> None:
+        self.count += 1
+        delta = value - self.mean
+        self.mean += delta / self.count
+        if self.count > 1:
+            self.deviation += (abs(delta) - self.deviation) / (self.count - 1)
+        if self.count == WARM_UP and self.reference is None:
+            self.reference = self.mean
+
+    def _learn(self, value: float, scale: float) -> None:
+        delta = value - self.mean
+        bound = OUTLIER_SCALES * scale
+        if -bound <= delta <= bound:
+            self.outliers = 0
+        else:
+            self.outliers += 1
+            if self.outliers > PATIENCE:
+                reference = self.reference
+                self._reset()
+                self.reference = reference
+                self._warm_up(value)
+                return
+            if self.outliers > FREEZE_AFTER:
+                return
+            delta = bound if delta > 0 else -bound
+        self.count += 1
+        self.mean += _SLOW * delta
+        self.deviation += _SLOW * ((delta if delta >= 0 else -delta) - self.deviation)
+
+    def state(self) -> dict[str, Any]:
+        """What has been learnt, for a checkpoint."""
+        names = ("count", "mean", "deviation", "average", "reference", "outliers")
+        return {name: getattr(self, name) for name in names}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class Baselines:
+    """The baselines of all signals that have one, kept apart by kind of step."""
+
+    def __init__(self, signals: tuple[Signal, ...] = SIGNALS) -> None:
+        self._tracked = tuple(signal for signal in signals if signal.baseline)
+        self._by_kind: dict[str, list[tuple[str, Baseline]]] = {kind: self._fresh() for kind in StepKind}
+        self.statistics: dict[str, Statistics] = {}
+        """Latest statistics of each signal; a new dict at every step, so that a snapshot may keep it."""
+
+    def _fresh(self) -> list[tuple[str, Baseline]]:
+        return [(s.name, Baseline(s.resolution, s.relative_resolution)) for s in self._tracked]
+
+    def observe(self, kind: StepKind, values: dict[str, float]) -> dict[str, Statistics]:
+        """Statistics of the signals that this step has; signals that it lacks keep their latest."""
+        latest = self.statistics.copy()
+        for name, baseline in self._by_kind[kind]:
+            value = values.get(name)
+            if value is not None and value - value == 0.0:  # neither missing nor NaN nor infinite
+                latest[name] = baseline.observe(value)
+        self.statistics = latest
+        return latest
+
+    def state(self) -> dict[str, Any]:
+        """What has been learnt, as plain data for a checkpoint."""
+        return {kind: {name: b.state() for name, b in tracked} for kind, tracked in self._by_kind.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`; signals that it lacks start anew."""
+        for kind, tracked in self._by_kind.items():
+            for name, baseline in tracked:
+                if name in state.get(kind, {}):
+                    baseline.restore(state[kind][name])

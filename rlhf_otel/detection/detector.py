@@ -1,0 +1,210 @@
+"""The detector: evaluates every rule at every step and keeps each rule's verdict.
+
+A rule fires when all its conditions held for ``rule.steps`` consecutive steps. Its verdict then stays active
+until :data:`LATCH_STEPS` clean steps and :data:`LATCH_SECONDS` have passed since its last breach, so that a scrape
+cannot miss it. While an inhibiting rule is active, a rule neither fires nor counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from rlhf_otel.catalogue.rules import (
+    LATCH_SECONDS,
+    LATCH_STEPS,
+    RULES,
+    Comparison,
+    NonFinite,
+    Rule,
+    RuleClass,
+    Statistic,
+)
+from rlhf_otel.records import Anomaly, Statistics, StepRecord
+
+LATCH_NS: Final = int(LATCH_SECONDS * 1e9)
+
+Predicate = Callable[[StepRecord, dict[str, Statistics]], bool]
+
+
+class Verdict(NamedTuple):
+    """What is exported about a rule; immutable, replaced when it changes."""
+
+    rule: Rule
+    active: bool = False
+    total: int = 0
+    first_step: int = 0
+    last_step: int = 0
+    last_time_ns: int = 0
+    signal: str = ""
+    value: float | None = None
+    usual: float | None = None
+
+
+class _RuleState:
+    __slots__ = ("clean", "inhibitors", "pending", "predicates", "rule", "since", "verdict")
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.predicates: tuple[Predicate, ...] = tuple(_compile(condition) for condition in rule.conditions)
+        self.verdict = Verdict(rule, signal=rule.signal)
+        self.inhibitors: tuple[_RuleState, ...] = ()
+        self.pending = 0
+        self.since = 0
+        self.clean = 0
+
+
+class Detector:
+    """The verdicts of all rules that can be judged in process."""
+
+    def __init__(self, rules: Sequence[Rule] = RULES) -> None:
+        judged = [rule for rule in rules if rule.rule_class is not RuleClass.OUTSIDE]
+        self._states = {rule.name: _RuleState(rule) for rule in judged}
+        for state in self._states.values():
+            names = state.rule.inhibited_by
+            state.inhibitors = tuple(self._states[name] for name in names if name in self._states)
+        self._order = _inhibitors_first(list(self._states.values()))
+        self.verdicts: tuple[Verdict, ...] = tuple(state.verdict for state in self._order)
+
+    def observe(self, record: StepRecord, statistics: dict[str, Statistics]) -> list[Anomaly]:
+        """Judge one step; return the anomalies that begin with it."""
+        fired: list[Anomaly] = []
+        changed = False
+        for state in self._order:
+            breach = True
+            for predicate in state.predicates:
+                if not predicate(record, statistics):
+                    breach = False
+                    break
+            if breach and record.step > state.rule.after_step and not _inhibited(state):
+                changed = True
+                if self._breach(state, record):
+                    fired.append(_fire(state, record, statistics))
+            elif state.pending or state.verdict.active:
+                changed |= self._clean(state, record)
+        if changed:
+            self.verdicts = tuple(state.verdict for state in self._order)
+        return fired
+
+    @staticmethod
+    def _breach(state: _RuleState, record: StepRecord) -> bool:
+        """Count a step in breach; True when the rule begins to fire with it."""
+        if not state.pending:
+            state.since = record.step
+        state.pending += 1
+        state.clean = 0
+        if not state.verdict.active:
+            return state.pending >= state.rule.steps
+        if state.pending >= state.rule.steps:
+            state.verdict = state.verdict._replace(last_step=record.step, last_time_ns=record.time_ns)
+        return False
+
+    @staticmethod
+    def _clean(state: _RuleState, record: StepRecord) -> bool:
+        """Count a step without breach; True when the verdict ends with it."""
+        state.pending = 0
+        state.clean += 1
+        verdict = state.verdict
+        if not verdict.active or state.clean < LATCH_STEPS or record.time_ns - verdict.last_time_ns < LATCH_NS:
+            return False
+        state.verdict = verdict._replace(active=False)
+        return True
+
+
+def _inhibited(state: _RuleState) -> bool:
+    return any(inhibitor.verdict.active for inhibitor in state.inhibitors)
+
+
+def _inhibitors_first(states: list[_RuleState]) -> list[_RuleState]:
+    """Order rules so that each is judged after those that can explain it away, at the same step."""
+    ordered: list[_RuleState] = []
+
+    def visit(state: _RuleState) -> None:
+        for inhibitor in state.inhibitors:
+            visit(inhibitor)
+        if state not in ordered:
+            ordered.append(state)
+
+    for state in states:
+        visit(state)
+    return ordered
+
+
+def _compile(condition: object) -> Predicate:
+    if isinstance(condition, NonFinite):
+        return _nonfinite(frozenset(condition.signals))
+    assert isinstance(condition, Comparison)
+    if condition.statistic is Statistic.VALUE:
+        return _value(condition)
+    return _statistic(condition)
+
+
+def _nonfinite(signals: frozenset[str]) -> Predicate:
+    def holds(record: StepRecord, statistics: dict[str, Statistics]) -> bool:
+        return bool(record.nonfinite) and not signals.isdisjoint(record.nonfinite)
+
+    return holds
+
+
+def _value(condition: Comparison) -> Predicate:
+    signal, threshold, above = condition.signal, condition.threshold, condition.op == ">"
+
+    def holds(record: StepRecord, statistics: dict[str, Statistics]) -> bool:
+        value = record.values.get(signal)
+        return value is not None and (value > threshold if above else value < threshold)
+
+    return holds
+
+
+_FIELDS: Final = {
+    Statistic.AVERAGE: "average",
+    Statistic.ZSCORE: "zscore",
+    Statistic.RATIO: "ratio",
+    Statistic.SHIFT: "shift",
+    Statistic.REFERENCE_RATIO: "reference_ratio",
+}
+
+
+def statistic_of(statistics: Statistics, which: Statistic) -> float | None:
+    """The value of one statistic; None while it is unknown."""
+    found: float | None = getattr(statistics, _FIELDS[which])
+    return found
+
+
+def _statistic(condition: Comparison) -> Predicate:
+    signal, threshold, above = condition.signal, condition.threshold, condition.op == ">"
+    index = Statistics._fields.index(_FIELDS[condition.statistic])
+    momentary = condition.statistic is Statistic.ZSCORE
+
+    def holds(record: StepRecord, statistics: dict[str, Statistics]) -> bool:
+        # A step that lacks the signal (a reuse step) is judged by its latest averages, but repeats no spike.
+        known = statistics.get(signal)
+        if known is None or (momentary and signal not in record.values):
+            return False
+        value = known[index]
+        return value is not None and (value > threshold if above else value < threshold)
+
+    return holds
+
+
+def _fire(state: _RuleState, record: StepRecord, statistics: dict[str, Statistics]) -> Anomaly:
+    rule = state.rule
+    condition = rule.conditions[0]
+    signal = rule.signal
+    if isinstance(condition, NonFinite):
+        signal = next(name for name in condition.signals if name in record.nonfinite)
+    known = statistics.get(signal)
+    value = record.values.get(signal, known.average if known else float("nan"))
+    threshold = observed = None
+    statistic = "nonfinite"
+    if isinstance(condition, Comparison):
+        threshold, statistic = condition.threshold, condition.statistic.value
+        observed = value if condition.statistic is Statistic.VALUE or known is None else statistic_of(known, condition.statistic)
+    usual = known.baseline if known else None
+    state.verdict = Verdict(
+        rule, True, state.verdict.total + 1, state.since, record.step, record.time_ns, signal, value, usual
+    )
+    return Anomaly(
+        rule.name, rule.severity, signal, value, usual, threshold, statistic, observed,
+        state.since, record.step, record.time_ns, rule.cause, rule.remedy,
+    )  # fmt: skip

@@ -1,0 +1,34 @@
+"""The exceptions that rlhf_otel raises.
+
+    RlhfOtelError
+    ├── ConfigurationError      a setting is unknown, of the wrong type, or impossible
+    ├── CatalogueError          a signal, metric or rule contradicts another
+    ├── JournalError            a journal cannot be read
+    └── DemoError               the demo cannot start what it needs
+
+Only misconfiguration reaches a training script, and only while the callback is being constructed.
+Whatever fails later is a *telemetry fault*: logged once, counted, and kept away from training
+(see :mod:`rlhf_otel.faults`).
+"""
+
+from __future__ import annotations
+
+
+class RlhfOtelError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class ConfigurationError(RlhfOtelError, ValueError):
+    """A setting is unknown, of the wrong type, or impossible; the message names key, value and what is allowed."""
+
+
+class CatalogueError(RlhfOtelError):
+    """Two entries of the catalogue contradict each other, or one refers to something that does not exist."""
+
+
+class JournalError(RlhfOtelError):
+    """A path holds no journal, or a record that is neither whole nor the torn last line."""
+
+
+class DemoError(RlhfOtelError):
+    """The demo cannot start or reach something that it needs."""

@@ -1,0 +1,363 @@
+"""Exposition: metric families for Prometheus, collected from run views at scrape time.
+
+Which families exist, with type, help and labels, is the catalogue's business; here each family has one function that
+yields its samples from a :class:`~rlhf_otel.records.RunView`. A family that fails is left out and counted; the others
+are exposed all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+
+from rlhf_otel import __version__, faults
+from rlhf_otel.catalogue.metrics import METRICS, STEP_DURATION_BUCKETS, Metric, MetricType
+from rlhf_otel.catalogue.signals import SIGNALS
+from rlhf_otel.catalogue.spans import PHASES
+from rlhf_otel.records import HistogramState, RunView
+
+
+class Sample(NamedTuple):
+    """One sample: values of the family's own labels (without ``run_id`` and ``rank``) and its value."""
+
+    labels: tuple[str, ...]
+    value: Any
+    exemplar: tuple[str, float, float] | None = None
+    """Trace id, value and Unix time."""
+
+
+Samples = Iterable[Sample]
+SampleFunction = Callable[[RunView], Samples]
+
+
+class RunsCollector(Collector):
+    """Exposes the runs that ``views`` returns: those in progress, and ended ones that are still held."""
+
+    def __init__(self, views: Callable[[], Sequence[RunView]]) -> None:
+        self._views = views
+
+    def describe(self) -> list[Family]:
+        """Nothing: names are not known to the registry beforehand."""
+        return []
+
+    def collect(self) -> Iterator[Family]:
+        """All families that have samples."""
+        views = self._views()
+        for metric in METRICS:
+            try:
+                family = _family(metric, views)
+            except Exception as error:
+                faults.record("exposition", error, f"exposing {metric.name}")
+                continue
+            if family.samples:
+                yield family
+
+
+def _family(metric: Metric, views: Sequence[RunView]) -> Family:
+    family = _EMPTY[metric.type](metric)
+    per_rank = "rank" in metric.labels
+    samples = _SAMPLES[metric.name]
+    for view in views:
+        if view.identity.rank != 0 and not per_rank:
+            continue
+        head, tail = [view.identity.run_id], [str(view.identity.rank)] if per_rank else []
+        for sample in samples(view):
+            _ADD[metric.type](family, [*head, *sample.labels, *tail], sample)
+    return family
+
+
+def _labels(metric: Metric) -> list[str]:
+    return ["run_id", *metric.labels]
+
+
+def _unit(metric: Metric) -> str:
+    """OpenMetrics allows a unit only where the name ends with it."""
+    name = metric.name.removesuffix("_total")
+    return metric.unit if name.endswith(f"_{metric.unit}") else ""
+
+
+_EMPTY: Final[dict[MetricType, Callable[[Metric], Family]]] = {
+    MetricType.GAUGE: lambda m: GaugeMetricFamily(m.name, m.help, labels=_labels(m), unit=_unit(m)),
+    MetricType.COUNTER: lambda m: CounterMetricFamily(
+        m.name.removesuffix("_total"), m.help, labels=_labels(m), unit=_unit(m)
+    ),
+    MetricType.HISTOGRAM: lambda m: HistogramMetricFamily(m.name, m.help, labels=_labels(m), unit=_unit(m)),
+    MetricType.INFO: lambda m: InfoMetricFamily(m.name.removesuffix("_info"), m.help, labels=["run_id"]),
+}
+
+
+def _add_value(family: Any, labels: list[str], sample: Sample) -> None:
+    family.add_metric(labels, sample.value)
+
+
+def _add_counter(family: Any, labels: list[str], sample: Sample) -> None:
+    exemplar = sample.exemplar and Exemplar({"trace_id": sample.exemplar[0]}, *sample.exemplar[1:])
+    family.add_metric(labels, sample.value, exemplar=exemplar or None)
+
+
+def _add_histogram(family: Any, labels: list[str], sample: Sample) -> None:
+    state: HistogramState = sample.value
+    buckets: list[tuple[Any, ...]] = []
+    cumulative, pending = 0, state.exemplar
+    for bound, count in zip((*STEP_DURATION_BUCKETS, float("inf")), state.counts, strict=True):
+        cumulative += count
+        here = pending if pending is not None and pending[0] <= bound else None
+        pending = None if here else pending
+        exemplar = Exemplar({"trace_id": here[1]}, here[0], here[2]) if here else None
+        buckets.append(("+Inf" if bound == float("inf") else repr(bound), cumulative, exemplar))
+    family.add_metric(labels, buckets, sum_value=state.total)
+
+
+def _add_info(family: Any, labels: list[str], sample: Sample) -> None:
+    family.add_metric(labels[:1], sample.value)
+
+
+_ADD: Final[dict[MetricType, Callable[[Any, list[str], Sample], None]]] = {
+    MetricType.GAUGE: _add_value,
+    MetricType.COUNTER: _add_counter,
+    MetricType.HISTOGRAM: _add_histogram,
+    MetricType.INFO: _add_info,
+}
+
+_SAMPLES: Final[dict[str, SampleFunction]] = {}
+
+
+def _samples(name: str) -> Callable[[SampleFunction], SampleFunction]:
+    def register(function: SampleFunction) -> SampleFunction:
+        _SAMPLES[name] = function
+        return function
+
+    return register
+
+
+def _one(value: float | None) -> Samples:
+    return () if value is None else (Sample((), value),)
+
+
+def _each(values: Mapping[str, Any]) -> Samples:
+    return (Sample((key,), value) for key, value in values.items())
+
+
+def _scalar(name: str, read: Callable[[RunView], float | None]) -> None:
+    _SAMPLES[name] = lambda view: _one(read(view))
+
+
+def _by_label(name: str, read: Callable[[RunView], Mapping[str, Any]]) -> None:
+    _SAMPLES[name] = lambda view: _each(read(view))
+
+
+# --- the run
+
+
+@_samples("rlhf_run_info")
+def _run_info(view: RunView) -> Samples:
+    run = view.identity
+    facts = {
+        "run_name": run.run_name,
+        "algorithm": run.algorithm,
+        "model": run.model,
+        "team": run.team,
+        "owner": run.owner,
+        "world_size": str(run.world_size),
+        "attempt": str(run.attempt),
+        "trl_version": view.trl_version,
+        "rlhf_otel_version": __version__,
+        "rank": str(run.rank),
+    }
+    yield Sample((), facts)
+
+
+_scalar("rlhf_step", lambda v: v.snapshot.step)
+_scalar("rlhf_steps_planned", lambda v: v.snapshot.planned_steps or None)
+_scalar("rlhf_run_attempt", lambda v: v.identity.attempt)
+_scalar("rlhf_process_start_time_seconds", lambda v: v.snapshot.started_s)
+_scalar("rlhf_last_progress_timestamp_seconds", lambda v: v.snapshot.time_s)
+_scalar("rlhf_stall_threshold_seconds", lambda v: v.snapshot.stall_threshold_s)
+_scalar("rlhf_tokens_total", lambda v: v.snapshot.tokens)
+_by_label("rlhf_steps_total", lambda v: {kind: sum(h.counts) for kind, h in v.snapshot.durations.items()})
+_scalar("rlhf_optimizer_steps_skipped_total", lambda v: v.snapshot.skipped_steps)
+_scalar("rlhf_evaluations_total", lambda v: v.snapshot.evaluations)
+_scalar("rlhf_checkpoints_total", lambda v: v.snapshot.checkpoints)
+_scalar("rlhf_last_checkpoint_step", lambda v: v.snapshot.last_checkpoint and v.snapshot.last_checkpoint[0])
+_scalar(
+    "rlhf_last_checkpoint_timestamp_seconds", lambda v: v.snapshot.last_checkpoint and v.snapshot.last_checkpoint[1]
+)
+_by_label("rlhf_run_end_timestamp_seconds", lambda v: {v.end.outcome: v.end.time_ns / 1e9} if v.end else {})
+
+# --- signals
+
+
+def _signal_value(name: str) -> Callable[[RunView], float | None]:
+    return lambda view: view.snapshot.values.get(name)
+
+
+for _signal in SIGNALS:
+    _scalar(_signal.metric, _signal_value(_signal.name))
+
+
+def _statistic(metric: str, field: str) -> None:
+    def read(view: RunView) -> dict[str, float]:
+        found = {signal: getattr(stats, field) for signal, stats in view.snapshot.statistics.items()}
+        return {signal: value for signal, value in found.items() if value is not None}
+
+    _by_label(metric, read)
+
+
+_statistic("rlhf_signal_average", "average")
+_statistic("rlhf_signal_baseline", "baseline")
+_statistic("rlhf_signal_zscore", "zscore")
+_statistic("rlhf_signal_baseline_ratio", "ratio")
+_statistic("rlhf_signal_shift", "shift")
+_statistic("rlhf_signal_reference_ratio", "reference_ratio")
+_by_label("rlhf_signal_nonfinite_total", lambda v: v.snapshot.nonfinite)
+_by_label("rlhf_evaluation_signal", lambda v: v.snapshot.evaluation)
+_by_label("rlhf_trainer_metric", lambda v: v.snapshot.unmapped)
+_by_label("rlhf_dropped_series_total", lambda v: v.snapshot.dropped)
+
+# --- reward functions
+
+_by_label("rlhf_reward_function_mean", lambda v: {k: mean for k, (mean, _) in v.snapshot.reward_functions.items()})
+_by_label("rlhf_reward_function_std", lambda v: {k: std for k, (_, std) in v.snapshot.reward_functions.items()})
+_by_label("rlhf_reward_function_none_total", lambda v: v.function_none)
+_by_label("rlhf_reward_function_errors_total", lambda v: v.function_errors)
+_by_label("rlhf_reward_function_seconds_total", lambda v: v.function_seconds)
+
+# --- time
+
+_by_label("rlhf_step_duration_seconds", lambda v: v.snapshot.durations)
+
+
+def _by_phase(name: str, read: Callable[[RunView], Mapping[str, float]]) -> None:
+    def samples(view: RunView) -> Samples:
+        values = read(view)
+        return (Sample((p.name, p.scope), values[p.name]) for p in PHASES if p.name in values)
+
+    _SAMPLES[name] = samples
+
+
+_by_phase("rlhf_phase_seconds_total", lambda v: v.phase_seconds)
+_by_phase("rlhf_phase_count_total", lambda v: v.phase_counts)
+
+# --- verdicts
+
+
+def _by_rule(name: str, read: Callable[[RunView, Any], float | None]) -> None:
+    """A sample per rule; labels are the rule and whatever else the family declares (severity or signal)."""
+
+    def samples(view: RunView) -> Samples:
+        for verdict in view.snapshot.verdicts:
+            value = read(view, verdict)
+            if value is not None:
+                yield Sample((verdict.rule.name,), value)
+
+    _SAMPLES[name] = samples
+
+
+def _fired(read: Callable[[Any], float | None]) -> Callable[[RunView, Any], float | None]:
+    return lambda view, verdict: read(verdict) if verdict.total else None
+
+
+_by_rule("rlhf_anomaly_first_step", _fired(lambda verdict: verdict.first_step))
+_by_rule("rlhf_anomaly_last_step", _fired(lambda verdict: verdict.last_step))
+
+
+@_samples("rlhf_anomaly_active")
+def _anomaly_active(view: RunView) -> Samples:
+    return (Sample((v.rule.name, v.rule.severity), int(v.active)) for v in view.snapshot.verdicts)
+
+
+@_samples("rlhf_anomaly_total")
+def _anomaly_total(view: RunView) -> Samples:
+    for verdict in view.snapshot.verdicts:
+        trace = view.snapshot.anomaly_traces.get(verdict.rule.name)
+        exemplar = (trace, 1.0, verdict.last_time_ns / 1e9) if trace else None
+        yield Sample((verdict.rule.name, verdict.rule.severity), verdict.total, exemplar)
+
+
+@_samples("rlhf_anomaly_last_timestamp_seconds")
+def _anomaly_last_timestamp(view: RunView) -> Samples:
+    for verdict in view.snapshot.verdicts:
+        if verdict.total:
+            trace = view.snapshot.anomaly_traces.get(verdict.rule.name, "")
+            yield Sample((verdict.rule.name, trace), verdict.last_time_ns / 1e9)
+
+
+@_samples("rlhf_anomaly_value")
+def _anomaly_value(view: RunView) -> Samples:
+    return (Sample((v.rule.name, v.signal), v.value) for v in view.snapshot.verdicts if v.value is not None)
+
+
+@_samples("rlhf_anomaly_usual_value")
+def _anomaly_usual_value(view: RunView) -> Samples:
+    return (Sample((v.rule.name, v.signal), v.usual) for v in view.snapshot.verdicts if v.usual is not None)
+
+
+# --- devices and host
+
+
+def _by_device(name: str, devices: str, field: str) -> None:
+    def samples(view: RunView) -> Samples:
+        for device in getattr(view.system, devices, ()):
+            value = getattr(device, field)
+            if value is not None:
+                yield Sample((device.device,), value)
+
+    _SAMPLES[name] = samples
+
+
+_by_device("rlhf_gpu_memory_used_bytes", "gpus", "memory_used_bytes")
+_by_device("rlhf_gpu_memory_total_bytes", "gpus", "memory_total_bytes")
+_by_device("rlhf_gpu_utilization_ratio", "gpus", "utilization_ratio")
+_by_device("rlhf_gpu_temperature_celsius", "gpus", "temperature_celsius")
+_by_device("rlhf_gpu_power_watts", "gpus", "power_watts")
+_by_device("rlhf_gpu_sm_clock_hertz", "gpus", "sm_clock_hertz")
+_by_device("rlhf_gpu_memory_clock_hertz", "gpus", "memory_clock_hertz")
+_by_device("rlhf_gpu_ecc_uncorrected_total", "gpus", "ecc_uncorrected")
+_by_device("rlhf_gpu_xid_total", "gpus", "xid_errors")
+_by_device("rlhf_torch_memory_allocated_bytes", "torch", "allocated_bytes")
+_by_device("rlhf_torch_memory_reserved_bytes", "torch", "reserved_bytes")
+_by_device("rlhf_torch_memory_allocated_peak_bytes", "torch", "peak_allocated_bytes")
+_by_device("rlhf_torch_memory_fragmentation_ratio", "torch", "fragmentation_ratio")
+_by_device("rlhf_torch_allocation_retries_total", "torch", "allocation_retries")
+_by_device("rlhf_torch_ooms_total", "torch", "ooms")
+
+
+@_samples("rlhf_gpu_throttled")
+def _gpu_throttled(view: RunView) -> Samples:
+    for device in getattr(view.system, "gpus", ()):
+        for reason, throttled in (device.throttle or {}).items():
+            yield Sample((device.device, reason), int(throttled))
+
+
+def _host(name: str, field: str) -> None:
+    _scalar(name, lambda view: getattr(getattr(view.system, "host", None), field, None))
+
+
+_host("rlhf_process_resident_memory_bytes", "resident_bytes")
+_host("rlhf_process_cpu_seconds_total", "cpu_seconds")
+_host("rlhf_process_threads", "threads")
+_host("rlhf_process_open_fds", "open_fds")
+_host("rlhf_host_memory_available_bytes", "memory_available_bytes")
+_host("rlhf_host_memory_total_bytes", "memory_total_bytes")
+_host("rlhf_host_cpu_utilization_ratio", "cpu_utilization_ratio")
+
+# --- telemetry
+
+_scalar("rlhf_telemetry_seconds_total", lambda v: v.snapshot.telemetry_s)
+_by_label("rlhf_telemetry_faults_total", lambda v: faults.counts())
+_scalar("rlhf_telemetry_queue_records", lambda v: v.telemetry.queued)
+_by_label("rlhf_telemetry_dropped_total", lambda v: v.telemetry.dropped)
+_scalar("rlhf_telemetry_journal_bytes_total", lambda v: v.telemetry.journal_bytes)
+_scalar("rlhf_telemetry_spans_exported_total", lambda v: v.telemetry.spans_exported)
+_scalar("rlhf_telemetry_scrapes_total", lambda v: v.telemetry.scrapes)
+_scalar("rlhf_telemetry_scrape_seconds_total", lambda v: v.telemetry.scrape_s)

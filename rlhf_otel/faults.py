@@ -1,0 +1,95 @@
+"""Telemetry faults: our own failures, isolated from training.
+
+A fault is logged once per place with its traceback, counted for
+``rlhf_telemetry_faults_total{place}``, and raised only while tests ask for it
+(:func:`raise_faults`), so that a defect cannot hide behind its own isolation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+logger = logging.getLogger("rlhf_otel")
+
+PLACES: Final = (
+    "callback",
+    "detection",
+    "endpoint",
+    "exposition",
+    "journal",
+    "phases",
+    "sources",
+    "background",
+    "system",
+    "traces",
+)
+"""Where a fault can happen: the bounded values of the label ``place``."""
+
+_lock = threading.RLock()  # a signal handler may interrupt its holder
+_counts: dict[str, int] = dict.fromkeys(PLACES, 0)
+_logged: set[tuple[str, str]] = set()
+_raise = False
+
+
+def record(place: str, error: BaseException, doing: str) -> None:
+    """Count ``error`` under ``place``; log it with its traceback the first time that kind happens there."""
+    kind = (place, f"{type(error).__name__}: {doing}")
+    with _lock:
+        _counts[place] = _counts.get(place, 0) + 1
+        first = kind not in _logged
+        _logged.add(kind)
+    if first:
+        logger.warning(
+            "telemetry fault while %s; training goes on, further faults of this kind are only counted",
+            doing,
+            exc_info=error,
+        )
+
+
+@contextlib.contextmanager
+def isolated(place: str, doing: str) -> Iterator[None]:
+    """Keep an exception of ours from reaching the caller. ``KeyboardInterrupt`` and ``SystemExit`` pass."""
+    try:
+        yield
+    except Exception as error:
+        handle(place, error, doing)
+
+
+def handle(place: str, error: Exception, doing: str) -> None:
+    """As :func:`isolated`, for an ``except`` clause on a hot path, where a context manager would cost too much."""
+    record(place, error, doing)
+    if _raise:
+        raise error
+
+
+def counts() -> dict[str, int]:
+    """Faults so far in this process, by place."""
+    with _lock:
+        return dict(_counts)
+
+
+def total() -> int:
+    """All faults so far in this process."""
+    return sum(_counts.values())
+
+
+@contextlib.contextmanager
+def raise_faults() -> Iterator[None]:
+    """Let :func:`isolated` re-raise what it caught; for tests."""
+    global _raise
+    before, _raise = _raise, True
+    try:
+        yield
+    finally:
+        _raise = before
+
+
+def reset() -> None:
+    """Forget all faults; for tests and for a forked child."""
+    with _lock:
+        _counts.update(dict.fromkeys(PLACES, 0))
+        _logged.clear()

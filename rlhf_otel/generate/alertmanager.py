@@ -1,0 +1,51 @@
+"""Alertmanager's configuration: routes by severity, one page a run, inhibition from the rules."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rlhf_otel.catalogue.rules import RULES, Severity
+from rlhf_otel.detection.promql import Timing
+from rlhf_otel.generate.yaml_text import dump
+
+RUN: Final = 'run_id=~".+"'
+"""``equal`` on a label that both sides lack matches, so that both sides must have a run."""
+
+
+def config_file(timing: Timing, receiver_url: str = "http://localhost:9099") -> str:
+    """A configuration whose three receivers post to ``receiver_url`` below /page, /ticket and /watchdog, as YAML."""
+    content: dict[str, Any] = {
+        "route": {
+            "receiver": "ticket",
+            "group_by": ["run_id"],
+            "group_wait": f"{3 * timing.scrape_s}s",  # one scrape and two evaluations: a cause overtakes its effects
+            "group_interval": f"{max(5, 8 * timing.scrape_s)}s",
+            "repeat_interval": "4h",
+            "routes": [
+                {"matchers": ['alertname="RLHFWatchdog"'], "receiver": "watchdog", "repeat_interval": "5m"},
+                {"matchers": [f'severity="{Severity.CRITICAL}"'], "receiver": "page"},
+            ],
+        },
+        "inhibit_rules": inhibitions(),
+        "receivers": [
+            {"name": name, "webhook_configs": [{"url": f"{receiver_url}/{name}", "send_resolved": name != "watchdog"}]}
+            for name in ("page", "ticket", "watchdog")
+        ],
+    }
+    return dump(content)
+
+
+def inhibitions() -> list[dict[str, Any]]:
+    """What each rule explains away, in the same run."""
+    found: list[dict[str, Any]] = []
+    for source in RULES:
+        targets = [rule.alert for rule in RULES if source.name in rule.inhibited_by]
+        if targets:
+            found.append(
+                {
+                    "source_matchers": [f'alertname="{source.alert}"', RUN],
+                    "target_matchers": [f'alertname=~"{"|".join(targets)}"', RUN],
+                    "equal": ["run_id"],
+                }
+            )
+    return found

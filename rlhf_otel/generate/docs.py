@@ -1,0 +1,108 @@
+"""Reference pages: tables of metrics and rules, and a runbook per alert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rlhf_otel.catalogue.metrics import METRICS, Metric
+from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule, RuleClass
+from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
+from rlhf_otel.detection.promql import Timing, compile_rule
+from rlhf_otel.sources.trl_logs import SIGNAL_OF_KEY
+
+NOTE: Final = "<!-- Generated from rlhf_otel/catalogue by `rlhf-otel generate`; edit there, not here. -->\n\n"
+
+
+def metrics_page() -> str:
+    """Every metric family, and which log key of TRL becomes which."""
+    parts = [
+        NOTE + "# Metrics\n\nEvery series has the label `run_id`; `rank` is on what differs between ranks. "
+        "Rank 0 alone exposes the training signals.\n"
+    ]
+    for group in dict.fromkeys(metric.group for metric in METRICS):
+        rows = (_metric_row(metric) for metric in METRICS if metric.group == group)
+        parts.append(f"## {group.capitalize()}\n\n" + _table(("metric", "type", "unit", "labels", "meaning"), rows))
+    keys = ((f"`{key}`", f"`{SIGNAL_BY_NAME[name].metric}`") for key, name in SIGNAL_OF_KEY.items())
+    parts.append(
+        "## Log keys of TRL\n\nWith the prefix `eval_` a key becomes `rlhf_evaluation_signal`. `rewards/<function>/mean` "
+        "and `/std` become `rlhf_reward_function_mean` and `_std`, `num_tokens` becomes `rlhf_tokens_total`; any other "
+        "number becomes `rlhf_trainer_metric{key}`.\n\n" + _table(("key", "metric"), keys)
+    )
+    return "\n".join(parts)
+
+
+def _metric_row(metric: Metric) -> tuple[str, ...]:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return f"`{metric.name}`", metric.type.value, metric.unit, labels, metric.help
+
+
+def rules_page() -> str:
+    """Every rule with its evidence."""
+    rows = (
+        (f"[{r.name}](runbooks/{r.name}.md)", r.severity.value, r.rule_class.value, evidence(r), r.summary)
+        for r in RULES
+    )
+    return (
+        NOTE + "# Rules\n\nCritical rules page, warnings are tickets, info annotates. *Event* rules are judged in process "
+        "at every step, *level* rules in both engines on the same exported gauge, *outside* rules in Prometheus alone.\n\n"
+        + _table(("rule", "severity", "class", "fires when", "means"), rows)
+    )
+
+
+def evidence(rule: Rule) -> str:
+    """What must hold for the rule to fire in process, in words."""
+    if not rule.conditions:
+        return "see the expression in its runbook"
+    parts = [_condition(condition) for condition in rule.conditions]
+    text = " and ".join(parts)
+    return f"{text}, for {rule.steps} steps" if rule.steps > 1 else text
+
+
+def _condition(condition: Comparison | NonFinite) -> str:
+    if isinstance(condition, NonFinite):
+        return f"{', '.join(condition.signals)}: NaN or infinite"
+    statistic = condition.statistic.value.replace("_", " ")
+    return f"{statistic} of `{condition.signal}` {condition.op} {condition.threshold:g}"
+
+
+def runbooks() -> dict[str, str]:
+    """Rule name to its runbook."""
+    return {rule.name: _runbook(rule) for rule in RULES}
+
+
+def _runbook(rule: Rule) -> str:
+    inhibited = ", ".join(f"[{name}]({name}.md)" for name in rule.inhibited_by) or "nothing"
+    where = {
+        RuleClass.EVENT: "in process at the step itself; Prometheus alerts on that verdict",
+        RuleClass.LEVEL: "in process and by Prometheus, on the same exported gauge",
+        RuleClass.OUTSIDE: "by Prometheus alone",
+    }[rule.rule_class]
+    expressions = "\n\n".join(
+        f"`engine=\"{form.engine}\"`:\n\n```promql\n{form.expression}\n```" for form in compile_rule(rule, Timing())
+    )
+    return (
+        f"{NOTE}# {rule.alert}\n\nSeverity: {rule.severity.value}. Judged {where}.\n\n"
+        f"## Meaning\n\n{rule.summary[0].upper()}{rule.summary[1:]}.\n\nFires when: {evidence(rule)}.\n\n"
+        f"## Cause\n\n{rule.cause}\n\n## What to do\n\n{rule.remedy}\n\n"
+        f"## Queries\n\n{expressions}\n{_queries(rule)}\n"
+        f"## Threshold\n\n{rule.source}\n\nExplained away by: {inhibited}.\n"
+    )
+
+
+def _queries(rule: Rule) -> str:
+    metrics = [
+        SIGNAL_BY_NAME[name].metric
+        for condition in rule.conditions
+        for name in (condition.signals if isinstance(condition, NonFinite) else (condition.signal,))
+    ]
+    if not metrics:
+        return ""
+    lines = "\n".join(f'{metric}{{run_id="RUN"}}' for metric in dict.fromkeys(metrics))
+    return f"\nTo look closer:\n\n```promql\n{lines}\nrlhf_anomaly_first_step{{run_id=\"RUN\", rule=\"{rule.name}\"}}\n```\n"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(' --- ' for _ in head)}|"]
+    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"

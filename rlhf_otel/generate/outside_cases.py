@@ -1,0 +1,130 @@
+"""Series on which alerts with a given expression must fire, and on which they must stay silent.
+
+Values are in promtool's notation at one sample per scrape of 15 s; run ``bad`` and the like must fire, all others not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+
+class Case(NamedTuple):
+    """One promtool test."""
+
+    name: str
+    series: Mapping[str, str]
+    firing: tuple[Mapping[str, str], ...]
+    """Labels of the alerts that must fire, without the alert's own."""
+    evaluated_after: str = "10m"
+    observed: str = ""
+    trace_id: str = ""
+
+
+def _progress(run: str, instance: str, values: str, rank: str = "0") -> dict[str, str]:
+    return {f'rlhf_last_progress_timestamp_seconds{{run_id="{run}",rank="{rank}",instance="{instance}"}}': values}
+
+
+def _threshold(run: str, instance: str, values: str) -> dict[str, str]:
+    return {f'rlhf_stall_threshold_seconds{{run_id="{run}",rank="0",instance="{instance}"}}': values}
+
+
+def _end(run: str, instance: str, values: str, outcome: str = "finished") -> dict[str, str]:
+    labels = f'run_id="{run}",outcome="{outcome}",rank="0",instance="{instance}"'
+    return {f"rlhf_run_end_timestamp_seconds{{{labels}}}": values}
+
+
+LIFE: Final[dict[str, str]] = {
+    # hangs with the endpoint alive
+    **_progress("hang", "h", "0+15x8 120x200"),
+    **_threshold("hang", "h", "90x208"),
+    # killed, or holding the GIL: scrapes fail
+    **_progress("kill", "k", "0+15x8 stale _x200"),
+    **_threshold("kill", "k", "90x8 stale _x200"),
+    # ends well
+    **_progress("ok", "o", "0+15x8 120 stale _x200"),
+    **_threshold("ok", "o", "90x9 stale _x200"),
+    **_end("ok", "o", "_x8 125 stale _x200"),
+    # pre-empted
+    **_progress("preempted", "e", "0+15x8 120 stale _x200"),
+    **_threshold("preempted", "e", "90x9 stale _x200"),
+    **_end("preempted", "e", "_x8 125 stale _x200", "interrupted"),
+    # killed on host p, resumed on host q under the same run id, finished there
+    **_progress("resumed", "p", "0+15x4 stale _x200"),
+    **_threshold("resumed", "p", "90x4 stale _x200"),
+    **_progress("resumed", "q", "_x6 90+15x6 stale _x200"),
+    **_threshold("resumed", "q", "_x6 90x6 stale _x200"),
+    **_end("resumed", "q", "_x12 181 stale _x200"),
+    # steps of half an hour
+    **_progress("slow", "s", "0x119 1800x100"),
+    **_threshold("slow", "s", "5400x220"),
+    # one failed scrape
+    **_progress("gap", "g", "0+15x20 stale 330+15x200"),
+    **_threshold("gap", "g", "90x20 stale 90x200"),
+}
+"""Lives of runs: what the alerts about the process tell apart."""
+
+OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
+    "NonFinite": [
+        Case(
+            "seen by the counter alone",
+            {
+                'rlhf_signal_nonfinite_total{run_id="bad",rank="0",instance="i1",signal="loss"}': "0x20 1x40",
+                'rlhf_process_start_time_seconds{run_id="bad",rank="0",instance="i1"}': "0x60",
+                # the first scrape already shows 1
+                'rlhf_signal_nonfinite_total{run_id="early",rank="0",instance="i2",signal="reward"}': "_x34 1x30",
+                'rlhf_process_start_time_seconds{run_id="early",rank="0",instance="i2"}': "_x34 500x30",
+                # an old total that comes back after Prometheus was away
+                'rlhf_signal_nonfinite_total{run_id="old",rank="0",instance="i3",signal="loss"}': "_x34 7x60",
+                'rlhf_process_start_time_seconds{run_id="old",rank="0",instance="i3"}': "_x34 -90000x60",
+                'rlhf_signal_nonfinite_total{run_id="good",rank="0",instance="i4",signal="loss"}': "0x90",
+                'rlhf_process_start_time_seconds{run_id="good",rank="0",instance="i4"}': "0x90",
+            },
+            ({"run_id": "bad", "rank": "0"}, {"run_id": "early", "rank": "0"}),
+        )
+    ],
+    "RunFailed": [
+        Case(
+            "raised; ended well; failed and then resumed",
+            {
+                **_progress("bad", "b", "0+15x20 300 stale _x200"),
+                **_end("bad", "b", "_x20 301 stale _x200", "failed"),
+                **LIFE,
+                **_progress("again", "a", "0+15x4 60 stale _x200"),
+                **_end("again", "a", "_x4 61 stale _x200", "failed"),
+                **_progress("again", "a2", "_x10 150+15x200"),
+            },
+            ({"run_id": "bad", "outcome": "failed", "rank": "0"},),
+        )
+    ],
+    "RunStalled": [
+        Case("lives", LIFE, ({"run_id": "hang", "rank": "0"}, {"run_id": "kill", "rank": "0"})),
+    ],
+    "RunGone": [Case("lives", LIFE, ({"run_id": "kill"},))],
+    "TelemetryFaults": [
+        Case(
+            "a fault; none",
+            {
+                'rlhf_telemetry_faults_total{run_id="bad",place="journal",rank="0",instance="i"}': "0x20 1x60",
+                'rlhf_telemetry_faults_total{run_id="good",place="journal",rank="0",instance="i"}': "0x80",
+            },
+            ({"run_id": "bad", "place": "journal", "rank": "0"},),
+        )
+    ],
+    "EngineDisagreement": [
+        Case(
+            "level without verdict; both; one that a non-finite value explains away",
+            {
+                'rlhf_signal_shift{run_id="bad",signal="reward",instance="i"}': "-10x80",
+                'rlhf_anomaly_active{run_id="bad",rule="RewardCollapse",severity="critical",instance="i"}': "0x80",
+                'rlhf_signal_shift{run_id="good",signal="reward",instance="i"}': "-10x80",
+                'rlhf_anomaly_active{run_id="good",rule="RewardCollapse",severity="critical",instance="i"}': "1x80",
+                'rlhf_signal_shift{run_id="nan",signal="reward",instance="i"}': "-10x80",
+                'rlhf_anomaly_active{run_id="nan",rule="RewardCollapse",severity="critical",instance="i"}': "0x80",
+                'rlhf_anomaly_active{run_id="nan",rule="NonFinite",severity="critical",instance="i"}': "1x80",
+            },
+            ({"run_id": "bad"},),
+        )
+    ],
+    "Watchdog": [Case("always", {}, ({},))],
+}

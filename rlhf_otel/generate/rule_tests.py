@@ -1,0 +1,135 @@
+"""promtool tests: for every alert a run on which it fires and runs on which it stays silent.
+
+Verdict and level alerts get their series from the rule's own conditions; alerts with a given expression have theirs in
+``outside_cases``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rlhf_otel.catalogue.rules import Comparison, Rule, RuleClass
+from rlhf_otel.detection.promql import ENGINE, AlertForm, Timing, series
+from rlhf_otel.generate import rules
+from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
+from rlhf_otel.generate.yaml_text import dump
+
+INSTANCE: Final = "host:9464"
+EVALUATED_AFTER: Final = "10m"
+
+
+def tests_file(timing: Timing, rules_path: str, runbook_base: str = rules.RUNBOOK_BASE) -> str:
+    """All tests, as promtool's YAML."""
+    tests = [_test(form, case, timing, runbook_base) for form in rules.forms(timing) for case in _cases(form)]
+    return dump({"rule_files": [rules_path], "evaluation_interval": f"{timing.scrape_s}s", "tests": tests})
+
+
+def _cases(form: AlertForm) -> Sequence[Case]:
+    if form.engine == ENGINE.verdict:
+        return [_verdict_case(form.rule)]
+    if form.rule.rule_class is RuleClass.LEVEL:
+        return [_level_case(form.rule)]
+    return OUTSIDE_CASES[form.rule.name]
+
+
+def _test(form: AlertForm, case: Case, timing: Timing, runbook_base: str) -> dict[str, Any]:
+    expected = [_expected(form, labels, case, runbook_base) for labels in case.firing]
+    return {
+        "name": f"{form.rule.name} ({form.engine}): {case.name}",
+        "interval": f"{timing.scrape_s}s",
+        "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+        "alert_rule_test": [
+            {"eval_time": case.evaluated_after, "alertname": form.rule.alert, "exp_alerts": expected},
+        ],
+    }
+
+
+def _expected(form: AlertForm, labels: Mapping[str, str], case: Case, runbook_base: str) -> dict[str, Any]:
+    texts = rules.annotations(form.rule, runbook_base)
+    texts["summary"] = texts["summary"].replace("{{ $labels.run_id }}", labels.get("run_id", ""))
+    if "observed" in texts:
+        texts["observed"], texts["trace_id"] = case.observed, case.trace_id
+    return {"exp_labels": {**labels, **rules.labels(form)}, "exp_annotations": texts}
+
+
+def _series_name(metric: str, labels: Mapping[str, str]) -> str:
+    return f"{metric}{{{','.join(f'{key}={chr(34)}{value}{chr(34)}' for key, value in labels.items())}}}"
+
+
+def _verdict_case(rule: Rule) -> Case:
+    severity = rule.severity.value
+
+    def verdict(run: str) -> str:
+        labels = {"run_id": run, "rule": rule.name, "severity": severity, "instance": INSTANCE}
+        return _series_name("rlhf_anomaly_active", labels)
+
+    def fact(metric: str, more: Mapping[str, str]) -> str:
+        return _series_name(metric, {"run_id": "bad", "rule": rule.name, **more, "instance": INSTANCE})
+
+    signal = {"signal": rule.signal}
+    return Case(
+        "latched verdict",
+        {
+            verdict("bad"): "0x8 1x40",
+            verdict("good"): "0x48",
+            fact("rlhf_anomaly_value", signal): "2.5x48",
+            fact("rlhf_anomaly_usual_value", signal): "0.5x48",
+            fact("rlhf_anomaly_first_step", {}): "140x48",
+            fact("rlhf_anomaly_last_timestamp_seconds", {"trace_id": "abc123"}): "120x48",
+        },
+        ({"run_id": "bad", "instance": INSTANCE},),
+        EVALUATED_AFTER,
+        f"{rule.signal} is 2.5, usually 0.5, since step 140",
+        "abc123",
+    )
+
+
+def _level_case(rule: Rule) -> Case:
+    comparisons = [condition for condition in rule.conditions if isinstance(condition, Comparison)]
+    found: dict[str, str] = {}
+    for position, comparison in enumerate(comparisons):
+        breach, sound = _breach(comparison), _sound(comparison)
+        found[_level_series(comparison, "bad")] = f"{sound:g}x12 {breach:g}x40"
+        found[_level_series(comparison, "good")] = f"{sound:g}x52"
+        found[_level_series(comparison, "one-scrape")] = f"{sound:g}x30 {breach:g} {sound:g}x20"
+        for other in range(len(comparisons)) if len(comparisons) > 1 else ():
+            value = breach if other == position else sound
+            found[_level_series(comparison, f"only-{comparisons[other].signal}-{comparisons[other].statistic}")] = (
+                f"{value:g}x52"
+            )
+    if rule.after_step:
+        for run in ("bad", "good", "one-scrape"):
+            found[_series_name("rlhf_step", {"run_id": run, "instance": INSTANCE})] = f"{rule.after_step + 1}x52"
+    firing = {"run_id": "bad", "instance": INSTANCE, **_own_labels(comparisons[0])}
+    return Case("sustained breach, not a single scrape", found, (firing,), EVALUATED_AFTER)
+
+
+def _own_labels(comparison: Comparison) -> dict[str, str]:
+    return {"signal": comparison.signal} if "{" in series(comparison) else {}
+
+
+def _level_series(comparison: Comparison, run: str) -> str:
+    metric = series(comparison).partition("{")[0]
+    return _series_name(metric, {"run_id": run, **_own_labels(comparison), "instance": INSTANCE})
+
+
+def _breach(comparison: Comparison) -> float:
+    return _beyond(comparison, 1.5, 1.0) if comparison.op == ">" else _beyond(comparison, 0.5, -1.0)
+
+
+def _sound(comparison: Comparison) -> float:
+    return _beyond(comparison, 0.5, -1.0) if comparison.op == ">" else _beyond(comparison, 1.5, 1.0)
+
+
+def _beyond(comparison: Comparison, factor: float, step: float) -> float:
+    """A number on the wanted side of the threshold, also for a threshold of 0 and below it."""
+    threshold = comparison.threshold
+    if threshold == 0:
+        return step
+    return threshold * (factor if threshold > 0 else 2.0 - factor)
+
+
+def rule_names_without_case() -> Iterable[str]:
+    """Rules with a given expression that lack a case; for a test."""
+    return [rule.name for rule in rules.RULES if rule.promql is not None and rule.name not in OUTSIDE_CASES]

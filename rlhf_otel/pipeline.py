@@ -1,0 +1,259 @@
+"""The pipeline: a step record in, detection, a snapshot to be scraped, and delivery in the background.
+
+The one place where an exporter's fault is isolated from the others. Everything here that runs on the training thread
+is :meth:`Pipeline.step`; it stores numbers, judges them and publishes a snapshot.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from rlhf_otel import faults
+from rlhf_otel.background import Background
+from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS, MAX_TRAINER_METRICS, STEP_DURATION_BUCKETS
+from rlhf_otel.catalogue.rules import RULE_BY_NAME
+from rlhf_otel.catalogue.signals import SIGNALS
+from rlhf_otel.catalogue.spans import Outcome, StepKind
+from rlhf_otel.detection.baselines import Baselines
+from rlhf_otel.detection.detector import Detector
+from rlhf_otel.exporters.journal import JournalWriter, anomaly_record, end_record, run_record, step_record
+from rlhf_otel.exporters.sampling import KeepPolicy
+from rlhf_otel.exporters.span_tree import trace_id
+from rlhf_otel.records import (
+    Anomaly,
+    HistogramState,
+    RunEnd,
+    RunIdentity,
+    Snapshot,
+    Statistics,
+    StepRecord,
+    TelemetryCounts,
+)
+from rlhf_otel.settings import Settings
+
+SLOW_ZSCORE: Final = 6.0
+"""Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
+TRACE_ID_SECONDS: Final = 60.0
+"""A rule's trace id, a label, changes at most this often."""
+PEAK_DECAY: Final = 0.99
+"""Per-step decay of the slowest usual step, so that one long compilation is forgotten after some hundred steps."""
+
+class Pipeline:
+    """One run's way from records to exporters."""
+
+    def __init__(self, identity: RunIdentity, settings: Settings, journal_directory: Path | None) -> None:
+        self.identity = identity
+        self._settings = settings
+        self._baselines = Baselines()
+        self._detector = Detector()
+        self._background = Background()
+        self._journal = JournalWriter(journal_directory) if journal_directory is not None else None
+        self._policy = KeepPolicy(one_in=settings.trace_one_in)
+        self._traces = _trace_exporter(identity)
+        self._dropped = {"reward_function": 0, "key": 0}
+        self._reward_functions: dict[str, tuple[float, float]] = {}
+        self._unmapped: dict[str, float] = {}
+        self._nonfinite = {signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite}
+        self._values: dict[str, float] = {}
+        self._histograms = {StepKind.GENERATE.value: HistogramState((0,) * (len(STEP_DURATION_BUCKETS) + 1), 0.0)}
+        self._exemplars: dict[str, tuple[float, str, float]] = {}
+        self._traced: dict[str, tuple[str, float]] = {}
+        self._peak_s = 0.0
+        self.end_of_run: RunEnd | None = None
+        now = time.time()
+        self.snapshot = Snapshot(
+            started_s=now,
+            time_s=now,
+            nonfinite=self._nonfinite,
+            verdicts=self._detector.verdicts,
+            durations=dict(self._histograms),
+            dropped=dict(self._dropped),
+            stall_threshold_s=settings.stall_floor_s,
+        )
+
+    # --- on the training thread
+
+    def start(self, planned_steps: int, first_step: int, config: Mapping[str, Any]) -> None:
+        """The run begins."""
+        now = time.time()
+        self.snapshot = self.snapshot._replace(
+            started_s=now, time_s=now, planned_steps=planned_steps, step=first_step
+        )
+        self._background.start()
+        self._submit(run_record(self.identity, dict(config)))
+
+    def step(self, record: StepRecord, tokens: float | None, telemetry_s: float, skipped_steps: int = 0) -> list[Anomaly]:
+        """A step has ended: judge it, publish it, hand it on. Returns the anomalies that begin with it."""
+        record.values["step_duration"] = duration = record.duration_s
+        for name, count in record.nonfinite.items():
+            if name in self._nonfinite:
+                self._nonfinite = {**self._nonfinite, name: self._nonfinite[name] + count}
+        statistics = self._baselines.observe(record.kind, record.values)
+        anomalies = self._detector.observe(record, statistics)
+        self._values = {**self._values, **record.values}
+        self._count_duration(record.kind, duration)
+        if record.reward_functions:
+            self._reward_functions = self._capped(
+                self._reward_functions, record.reward_functions, MAX_REWARD_FUNCTIONS, "reward_function"
+            )
+        if record.unmapped:
+            self._unmapped = self._capped(self._unmapped, record.unmapped, MAX_TRAINER_METRICS, "key")
+        if self._traces is not None:
+            self._trace_ids(record)
+        self._peak_s = max(duration, self._peak_s * PEAK_DECAY)
+        self.snapshot = self.snapshot._replace(
+            step=record.step,
+            time_s=record.time_ns / 1e9,
+            values=self._values,
+            statistics=statistics,
+            reward_functions=self._reward_functions,
+            unmapped=self._unmapped,
+            nonfinite=self._nonfinite,
+            verdicts=self._detector.verdicts,
+            anomaly_traces={rule: trace for rule, (trace, _) in self._traced.items()},
+            durations=self._histograms.copy(),
+            tokens=self.snapshot.tokens + (tokens or 0.0),
+            skipped_steps=skipped_steps,
+            stall_threshold_s=max(self._settings.stall_floor_s, self._settings.stall_multiple * self._peak_s),
+            dropped=self._dropped.copy(),
+            telemetry_s=telemetry_s,
+        )
+        self._background.submit(self._deliver, record, statistics, anomalies)
+        return anomalies
+
+    def failed_step(self, record: StepRecord) -> list[Anomaly]:
+        """Training raised inside this step: keep what is known of it, and judge only what is non-finite."""
+        anomalies = self._detector.observe(record, {})
+        self.snapshot = self.snapshot._replace(verdicts=self._detector.verdicts)
+        self._background.submit(self._deliver, record, {}, anomalies)
+        return anomalies
+
+    def evaluation(self, values: Mapping[str, float], step: int) -> None:
+        """An evaluation has ended."""
+        snapshot = self.snapshot
+        self.snapshot = snapshot._replace(
+            evaluation={**snapshot.evaluation, **values}, evaluations=snapshot.evaluations + 1
+        )
+        self._submit({"type": "evaluation", "step": step, "time": time.time(), "values": dict(values)})
+
+    def checkpoint(self, step: int, path: str) -> None:
+        """A checkpoint has been saved."""
+        now = time.time()
+        self.snapshot = self.snapshot._replace(
+            checkpoints=self.snapshot.checkpoints + 1, last_checkpoint=(step, now)
+        )
+        self._submit({"type": "checkpoint", "step": step, "time": now, "path": path})
+
+    def end(self, outcome: Outcome, reason: str = "") -> None:
+        """The run has ended, or is about to."""
+        self.end_of_run = RunEnd(outcome, time.time_ns(), self.snapshot.step, reason)
+        self._submit(end_record(self.end_of_run))
+
+    def flush(self, timeout_s: float) -> None:
+        """Hand on what is queued, within a bound."""
+        self._background.flush(timeout_s)
+        if self._traces is not None:
+            self._traces.flush(timeout_s)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Hand on what is queued and end the background thread, within a bound."""
+        if self._journal is not None:
+            self._background.submit(self._journal.close)
+        self._background.stop(timeout_s)
+        if self._traces is not None:
+            self._traces.close(timeout_s)
+
+    # --- at scrape time, on another thread
+
+    def telemetry(self, scrapes: int, scrape_s: float) -> TelemetryCounts:
+        """What telemetry cost and lost so far."""
+        dropped = {"background": self._background.dropped}
+        if self._journal is not None:
+            dropped["journal"] = self._journal.dropped
+        if self._traces is not None:
+            dropped["traces"] = self._traces.dropped
+        return TelemetryCounts(
+            queued=self._background.queued,
+            dropped=dropped,
+            journal_bytes=self._journal.bytes_written if self._journal is not None else 0,
+            spans_exported=self._traces.exported if self._traces is not None else 0,
+            scrapes=scrapes,
+            scrape_s=scrape_s,
+        )
+
+    def health(self) -> tuple[bool, str]:
+        """Whether steps arrive and are sound; with the reason where not."""
+        snapshot, end = self.snapshot, self.end_of_run
+        if end is not None:
+            return end.outcome is not Outcome.FAILED, f"run {end.outcome} at step {end.step}: {end.reason}".rstrip(": ")
+        waited = time.time() - snapshot.time_s
+        if waited > snapshot.stall_threshold_s:
+            return False, f"stalled: no step for {waited:.0f} s after step {snapshot.step}"
+        for verdict in snapshot.verdicts:
+            if verdict.active and verdict.rule.name == "NonFinite":
+                return False, f"non-finite {verdict.signal} at step {verdict.first_step}: {RULE_BY_NAME['NonFinite'].summary}"
+        return True, f"ok: step {snapshot.step}"
+
+    # --- parts of a step
+
+    def _count_duration(self, kind: StepKind, duration: float) -> None:
+        before = self._histograms.get(kind)
+        counts = list(before.counts) if before else [0] * (len(STEP_DURATION_BUCKETS) + 1)
+        counts[bisect_left(STEP_DURATION_BUCKETS, duration)] += 1
+        total = (before.total if before else 0.0) + duration
+        self._histograms[kind.value] = HistogramState(tuple(counts), total, self._exemplars.get(kind))
+
+    def _capped(self, known: dict[str, Any], fresh: Mapping[str, Any], cap: int, label: str) -> dict[str, Any]:
+        merged = {**known, **fresh}
+        if len(merged) > cap:
+            kept = list(merged)[:cap]
+            self._dropped[label] = max(self._dropped[label], len(merged) - cap)
+            merged = {name: merged[name] for name in kept}
+        return merged
+
+    def _trace_ids(self, record: StepRecord) -> None:
+        for verdict in self._detector.verdicts:
+            if verdict.last_step != record.step or not verdict.total:
+                continue
+            since = self._traced.get(verdict.rule.name, ("", 0.0))[1]
+            if record.time_ns / 1e9 - since >= TRACE_ID_SECONDS:
+                self._traced[verdict.rule.name] = (self._trace_id(record.step), record.time_ns / 1e9)
+
+    def _trace_id(self, step: int) -> str:
+        return f"{trace_id(self.identity.run_id, self.identity.attempt, step):032x}"
+
+    # --- on the background thread
+
+    def _submit(self, record: dict[str, Any]) -> None:
+        if self._journal is not None:
+            self._background.submit(self._journal.write, record)
+
+    def _deliver(self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly]) -> None:
+        if self._journal is not None:
+            self._journal.write(step_record(record))
+            for anomaly in anomalies:
+                self._journal.write(anomaly_record(anomaly))
+        if self._traces is not None:
+            self._deliver_traces(record, statistics, anomalies)
+
+    def _deliver_traces(self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly]) -> None:
+        assert self._traces is not None
+        duration = statistics.get("step_duration")
+        slow = duration is not None and duration.zscore is not None and duration.zscore > SLOW_ZSCORE
+        failed = any(phase.failed for phase in record.phases)
+        for kept, reason in self._policy.offer(record, slow, anomalies, failed):
+            self._traces.export(kept, anomalies if kept is record else (), reason)
+            self._exemplars[kept.kind.value] = (kept.duration_s, self._trace_id(kept.step), kept.time_ns / 1e9)
+
+
+def _trace_exporter(identity: RunIdentity) -> Any:
+    """The OTLP exporter, where the standard variables name an endpoint; its packages are imported only then."""
+    from rlhf_otel.exporters.traces import TraceExporter
+
+    with faults.isolated("traces", "setting up the OTLP trace exporter"):
+        return TraceExporter.from_environment(identity)
+    return None

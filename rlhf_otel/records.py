@@ -1,0 +1,181 @@
+"""What flows through the program: from sources through detection to exporters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rlhf_otel.catalogue.rules import Severity
+from rlhf_otel.catalogue.spans import Outcome, StepKind
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Who is running; constant for an attempt."""
+
+    run_id: str
+    attempt: int = 1
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    algorithm: str = ""
+    model: str = ""
+    run_name: str = ""
+    team: str = ""
+    owner: str = ""
+
+
+class PhaseInterval(NamedTuple):
+    """One finished phase. Times are nanoseconds of ``time.perf_counter_ns``."""
+
+    phase: str
+    """Name in the catalogue."""
+    detail: str
+    """The host's name for it, such as the reward function; may be empty."""
+    start_ns: int
+    end_ns: int
+    parent: int
+    """Index of the enclosing phase among the step's phases, -1 for the step itself."""
+    exclusive_ns: int
+    """Duration without the phases inside it that ran on the same thread."""
+    failed: bool
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One training step, from the end of the step before it to its own end."""
+
+    step: int
+    epoch: float
+    kind: StepKind
+    start_ns: int
+    """``time.perf_counter_ns`` at its start."""
+    end_ns: int
+    time_ns: int
+    """Unix time of its end, in nanoseconds."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Signal name to value; a value may be NaN or infinite."""
+    reward_functions: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Reward function to mean and standard deviation."""
+    unmapped: dict[str, float] = field(default_factory=dict)
+    """Keys that the catalogue does not know."""
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    """Signal name to the number of NaN or infinite values in this step."""
+    phases: list[PhaseInterval] = field(default_factory=list)
+
+    @property
+    def duration_s(self) -> float:
+        """Wall time of the step in seconds."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+class Statistics(NamedTuple):
+    """Streaming statistics of a signal at a step; None where they are not known yet."""
+
+    average: float
+    baseline: float | None
+    zscore: float | None
+    ratio: float | None
+    shift: float | None
+    reference_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """A rule that fires in process."""
+
+    rule: str
+    severity: Severity
+    signal: str
+    value: float
+    baseline: float | None
+    threshold: float | None
+    statistic: str
+    """What of the signal was compared with the threshold."""
+    observed: float | None
+    """That statistic's value."""
+    first_step: int
+    step: int
+    """Step at which the rule fired: ``first_step`` plus the steps that it waits."""
+    time_ns: int
+    cause: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """The end of a run."""
+
+    outcome: Outcome
+    time_ns: int
+    step: int
+    reason: str = ""
+
+
+class HistogramState(NamedTuple):
+    """Counts of step durations: per bucket (not cumulative, the last is the overflow) and their sum in seconds."""
+
+    counts: tuple[int, ...]
+    total: float
+    exemplar: tuple[float, str, float] | None = None
+    """Duration, trace id and Unix time of the last traced step."""
+
+
+class Snapshot(NamedTuple):
+    """Everything that one step left behind; immutable, so that a scrape shows values of a single step."""
+
+    step: int = 0
+    planned_steps: int = 0
+    time_s: float = 0.0
+    """Unix time of the last finished step."""
+    started_s: float = 0.0
+    values: Mapping[str, float] = {}
+    statistics: Mapping[str, Statistics] = {}
+    reward_functions: Mapping[str, tuple[float, float]] = {}
+    unmapped: Mapping[str, float] = {}
+    evaluation: Mapping[str, float] = {}
+    nonfinite: Mapping[str, int] = {}
+    verdicts: tuple[Any, ...] = ()
+    """A ``detection.detector.Verdict`` per rule."""
+    anomaly_traces: Mapping[str, str] = {}
+    """Rule to the trace id that its page leads to."""
+    durations: Mapping[str, HistogramState] = {}
+    tokens: float = 0.0
+    skipped_steps: int = 0
+    evaluations: int = 0
+    checkpoints: int = 0
+    last_checkpoint: tuple[int, float] | None = None
+    """Step and Unix time."""
+    stall_threshold_s: float = 0.0
+    dropped: Mapping[str, int] = {}
+    """Label to the number of series left out."""
+    telemetry_s: float = 0.0
+
+
+class TelemetryCounts(NamedTuple):
+    """What the telemetry itself cost and lost, read at scrape time."""
+
+    queued: int = 0
+    dropped: Mapping[str, int] = {}
+    journal_bytes: int = 0
+    spans_exported: int = 0
+    scrapes: int = 0
+    scrape_s: float = 0.0
+
+
+class RunView(NamedTuple):
+    """A run as a scrape sees it: the last step's snapshot, and what changes between steps."""
+
+    identity: RunIdentity
+    snapshot: Snapshot
+    trl_version: str = ""
+    phase_seconds: Mapping[str, float] = {}
+    phase_counts: Mapping[str, int] = {}
+    function_seconds: Mapping[str, float] = {}
+    function_none: Mapping[str, int] = {}
+    function_errors: Mapping[str, int] = {}
+    system: Any = None
+    """A ``sources.system.SystemSample``, or None."""
+    telemetry: TelemetryCounts = TelemetryCounts()
+    end: RunEnd | None = None

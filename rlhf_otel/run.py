@@ -1,0 +1,279 @@
+"""A run: the sources of one trainer, joined to a pipeline.
+
+It turns the trainer's events into step records. A step reaches from the end of the one before it to its own end, so
+that evaluation, checkpoints and data loading, which lie between two steps of the trainer, belong to one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+from rlhf_otel import faults, serving
+from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
+from rlhf_otel.catalogue.spans import Outcome, StepKind
+from rlhf_otel.pipeline import Pipeline
+from rlhf_otel.records import Anomaly, RunView, StepRecord
+from rlhf_otel.settings import Settings
+from rlhf_otel.sources import groups, profiling_seam
+from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
+from rlhf_otel.sources.run_identity import identify
+from rlhf_otel.sources.scalars import Reading, ScalarReader
+from rlhf_otel.sources.step_metrics import StepMetrics
+from rlhf_otel.sources.system import SystemSampler
+from rlhf_otel.sources.trainer_seams import TrainerSeams
+from rlhf_otel.sources.trl_logs import MappedLogs, map_logs
+
+logger = logging.getLogger("rlhf_otel")
+
+WATCHED = frozenset(signal.name for signal in SIGNALS if signal.watch_nonfinite)
+FLUSH_S = 5.0
+"""Bound for handing on what is queued when a run ends."""
+
+
+class Run:
+    """Observes one training run of ``trainer``, or of an unknown trainer (None) by its callback events alone."""
+
+    def __init__(self, trainer: Any, settings: Settings) -> None:
+        self.settings = settings
+        self.recorder = PhaseRecorder()
+        self.scalars = ScalarReader()
+        self.system = SystemSampler(interval_s=settings.system_interval_s)
+        self.metrics = StepMetrics(trainer)
+        self.seams = TrainerSeams(trainer, self.recorder, self.scalars)
+        self._trainer = trainer
+        self._run_identity = identify(settings, trainer)
+        self.pipeline = Pipeline(self._run_identity, settings, _journal_directory(settings, trainer))
+        self._started_ns = self._step_start_ns = perf_counter_ns()
+        self._optimizer: OpenInterval | None = None
+        self._learning_rate: float | None = None
+        self._logged = MappedLogs()
+        self._tokens_before: float | None = None
+        self._generated_ns = 0
+        self._skipped = 0
+        self._telemetry_ns = 0
+        self._ended = False
+
+    # --- events, on the training thread
+
+    def start(self, planned_steps: int, step: int, tokens: float) -> None:
+        """Training begins."""
+        self.recorder.adopt_thread()
+        self._tokens_before = tokens
+        self.seams.attach()
+        profiling_seam.install()
+        profiling_seam.activate(self.recorder, self.seams.reward_function_names)
+        self.system.start()
+        self.pipeline.start(planned_steps, step, _config(self._trainer))
+        if self.settings.metrics_port != "off":
+            port = self.settings.metrics_port
+            serving.expose(self, self.settings.metrics_host, port + self._run_identity.local_rank if port else 0)
+        self._started_ns = self._step_start_ns = self._generated_ns = perf_counter_ns()
+
+    def before_optimizer(self, optimizer: Any) -> None:
+        """The optimizer is about to step."""
+        if optimizer is not None:
+            self._learning_rate = float(optimizer.param_groups[0]["lr"])
+        self._optimizer = self.recorder.begin("optimizer")
+
+    def after_optimizer(self) -> None:
+        """The optimizer has stepped, or skipped."""
+        if self._optimizer is not None:
+            self.recorder.end(self._optimizer)
+            self._optimizer = None
+        accelerator = getattr(self._trainer, "accelerator", None)
+        if getattr(accelerator, "optimizer_step_was_skipped", False):
+            self._skipped += 1
+
+    def end_step(self, step: int, epoch: float | None) -> list[Anomaly]:
+        """A step has ended."""
+        entered = perf_counter_ns()
+        mapped = map_logs(self.metrics.take()) if self.metrics.available else self._take_logged()
+        record = self._record(step, epoch, mapped, entered)
+        self._add_scalars(record)
+        self._add_tokens(record, mapped, entered)
+        tokens = self._new_tokens(mapped)
+        if record.kind is StepKind.GENERATE:
+            dead = groups.of_trainer(self._trainer)
+            if dead is not None:
+                record.values["zero_advantage_groups"] = dead
+        record.values.update(self.system.signals())
+        anomalies = self.pipeline.step(record, tokens, self._telemetry_ns / 1e9, self._skipped)
+        self._step_start_ns = entered
+        for anomaly in anomalies:
+            logger.warning(_sentence(anomaly))
+        self._spent(entered)
+        return anomalies
+
+    def logged(self, logs: Mapping[Any, Any], step: int) -> None:
+        """The trainer has logged: evaluation values, or, of trainers without per-step lists, the step's values."""
+        mapped = map_logs(logs)
+        if mapped.evaluation:
+            self.pipeline.evaluation(mapped.evaluation, step)
+        elif not self.metrics.available:
+            self._logged = mapped
+
+    def saved(self, step: int, path: str) -> None:
+        """A checkpoint has been saved."""
+        self.pipeline.checkpoint(step, path)
+
+    def interrupt(self) -> None:
+        """SIGTERM has arrived; the trainer may still finish in its own way."""
+        self.pipeline.end(Outcome.INTERRUPTED, "SIGTERM")
+        self.pipeline.flush(FLUSH_S)
+        serving.ended(self, serving.INTERRUPTED_LINGER_S)
+
+    def end(self, outcome: Outcome, reason: str = "") -> None:
+        """Training has ended. Harmless when called again."""
+        if self._ended:
+            return
+        self._ended = True
+        if outcome is Outcome.FAILED:
+            with faults.isolated("callback", "recording the step that failed"):
+                self._failed_step()
+        profiling_seam.activate(None)
+        self.seams.detach()
+        self.system.stop()
+        self.pipeline.end(outcome, reason)
+        serving.ended(self, self.settings.linger_s)
+        self.pipeline.close(FLUSH_S)
+
+    def abandoned(self) -> None:
+        """The process ends while this run is still going on, as after ``sys.exit`` in a callback."""
+        self.end(Outcome.INTERRUPTED, "the process ended")
+
+    # --- at scrape time
+
+    def view(self) -> RunView:
+        """The run as a scrape sees it now."""
+        counts = self.seams.reward_functions
+        return RunView(
+            self._run_identity,
+            self.pipeline.snapshot,
+            _trl_version(),
+            self._phase_seconds(),
+            dict(self.recorder.counts),
+            dict(self.recorder.function_seconds),
+            dict(counts.none),
+            dict(counts.errors),
+            self.system.latest,
+            self.pipeline.telemetry(*serving.scrapes()),
+            self.pipeline.end_of_run,
+        )
+
+    def _phase_seconds(self) -> dict[str, float]:
+        """Seconds by phase, with the open phase so far; "other" is what is left of the run's wall time."""
+        now = perf_counter_ns()
+        seconds = self.recorder.seconds.copy()
+        opened = self.recorder.open_phase
+        if opened is not None and not self._ended:
+            seconds[opened.phase] += max(0, now - opened.since_ns - opened.children_ns) / 1e9
+        end = self.pipeline.end_of_run
+        wall = (end.time_ns / 1e9 if end else time.time()) - self.pipeline.snapshot.started_s
+        seconds["other"] += max(0.0, wall - sum(seconds.values()))
+        return seconds
+
+    # --- parts of a step
+
+    def _record(self, step: int, epoch: float | None, mapped: MappedLogs, now: int) -> StepRecord:
+        generated = "reward" in mapped.values or not self.metrics.available
+        record = StepRecord(
+            step=step,
+            epoch=epoch or 0.0,
+            kind=StepKind.GENERATE if generated else StepKind.REUSE,
+            start_ns=self._step_start_ns,
+            end_ns=now,
+            time_ns=time.time_ns(),
+            values=mapped.values,
+            reward_functions=mapped.reward_functions,
+            unmapped=mapped.unmapped,
+            phases=self.recorder.take_step(),
+        )
+        if epoch is not None:
+            record.values["epoch"] = epoch
+        if self._learning_rate is not None:
+            record.values["learning_rate"] = self._learning_rate
+        return record
+
+    def _add_scalars(self, record: StepRecord) -> None:
+        """Loss and gradient norm as the hooks saw them, and what of the record is not finite."""
+        for name, value, _lag in self.scalars.take():
+            if name == "loss":
+                record.values["loss"] = record.values.get("loss", 0.0) + value
+            else:
+                record.values[name] = value
+        for name in WATCHED:
+            value = record.values.get(name, 0.0)
+            if value - value != 0.0:
+                record.nonfinite[name] = 1
+        scored = self.seams.reward_functions.take_nonfinite()
+        if scored:
+            record.nonfinite["reward"] = record.nonfinite.get("reward", 0) + scored
+
+    def _add_tokens(self, record: StepRecord, mapped: MappedLogs, now: int) -> None:
+        if mapped.tokens is None or self._tokens_before is None:
+            return
+        elapsed = (now - self._generated_ns) / 1e9
+        if elapsed > 0:
+            record.values["tokens_per_second"] = max(0.0, mapped.tokens - self._tokens_before) / elapsed
+        self._generated_ns = now
+
+    def _new_tokens(self, mapped: MappedLogs) -> float | None:
+        if mapped.tokens is None:
+            return None
+        before, self._tokens_before = self._tokens_before or 0.0, mapped.tokens
+        return max(0.0, mapped.tokens - before)
+
+    def _take_logged(self) -> MappedLogs:
+        logged, self._logged = self._logged, MappedLogs()
+        return logged
+
+    def _failed_step(self) -> None:
+        now = perf_counter_ns()
+        mapped = map_logs(self.metrics.take()) if self.metrics.available else self._take_logged()
+        record = self._record(self.pipeline.snapshot.step + 1, None, mapped, now)
+        self._add_scalars(record)
+        for anomaly in self.pipeline.failed_step(record):
+            logger.warning(_sentence(anomaly))
+
+    def _spent(self, since_ns: int) -> None:
+        spent = perf_counter_ns() - since_ns
+        self._telemetry_ns += spent
+        self.recorder.seconds["telemetry"] += spent / 1e9
+
+
+def _sentence(anomaly: Anomaly) -> str:
+    usual = "" if anomaly.baseline is None else f", usually {anomaly.baseline:.4g}"
+    unit = SIGNAL_BY_NAME[anomaly.signal].unit if anomaly.signal in SIGNAL_BY_NAME else ""
+    unit = "" if unit in ("1", "ratio") else f" {unit}"
+    return (
+        f"{anomaly.rule} ({anomaly.severity}) at step {anomaly.step}: {anomaly.signal} is {anomaly.value:.4g}{unit}"
+        f"{usual}; since step {anomaly.first_step}. {anomaly.cause} {anomaly.remedy}"
+    )
+
+
+def _journal_directory(settings: Settings, trainer: Any) -> Path | None:
+    if settings.journal == "off":
+        return None
+    if settings.journal is not None:
+        return Path(settings.journal)
+    output = getattr(getattr(trainer, "args", None), "output_dir", None)
+    return Path(output or ".") / "rlhf_otel"
+
+
+def _config(trainer: Any) -> dict[str, Any]:
+    """The trainer's arguments, as plain values; secrets are left out by transformers itself."""
+    args = getattr(trainer, "args", None)
+    plain = getattr(args, "to_sanitized_dict", None)
+    found = plain() if plain is not None else {}
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _trl_version() -> str:
+    import sys
+
+    return str(getattr(sys.modules.get("trl"), "__version__", ""))

@@ -1,0 +1,116 @@
+"""One endpoint a process: the runs that it exposes, from their start until Prometheus has seen their end.
+
+An ended run stays exposed until every Prometheus server that scrapes this process has seen it twice, at most
+``linger_s``; then its series go, and with the last run the port is closed. Training never waits for that: only the
+end of the process does, and only while a Prometheus server was seen in the last minutes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from typing import TYPE_CHECKING, Final
+
+from rlhf_otel import faults
+from rlhf_otel.exporters.endpoint import Endpoint
+from rlhf_otel.exporters.exposition import RunsCollector
+from rlhf_otel.records import RunView
+
+if TYPE_CHECKING:
+    from rlhf_otel.run import Run
+
+logger = logging.getLogger("rlhf_otel")
+
+INTERRUPTED_LINGER_S: Final = 20.0
+"""Bound after SIGTERM: schedulers usually kill after 30 s."""
+
+_lock = threading.Lock()
+_runs: list[Run] = []
+_endpoint: Endpoint | None = None
+
+
+def address() -> str | None:
+    """Base URL of the endpoint while one is up."""
+    return _endpoint.url if _endpoint is not None else None
+
+
+def scrapes() -> tuple[int, float]:
+    """Scrapes answered, and the seconds that they took."""
+    return (_endpoint.scrapes, _endpoint.scrape_seconds) if _endpoint is not None else (0, 0.0)
+
+
+def expose(run: Run, host: str, port: int) -> None:
+    """Expose ``run``, starting the endpoint if this process has none. Runs that ended before make room."""
+    global _endpoint
+    with _lock:
+        _runs[:] = [other for other in _runs if other.view().end is None]
+        _runs.append(run)
+        if _endpoint is None:
+            endpoint = Endpoint(host, port, RunsCollector(_views), _health)
+            if endpoint.start() is not None:
+                _endpoint = endpoint
+                logger.info("metrics at %s/metrics", endpoint.url)
+
+
+def ended(run: Run, linger_s: float) -> None:
+    """``run`` has ended: hold its series until they have been scraped, without waiting for it here."""
+    if _endpoint is None:
+        _withdraw(run)
+        return
+    _endpoint.begin_hold()
+    threading.Thread(target=_hold, args=(run, linger_s), name="rlhf_otel-hold", daemon=True).start()
+
+
+def wait(linger_s: float, scrapes_each: int = 2) -> bool:
+    """Wait until ended runs have been scraped, at most ``linger_s`` from the end; True when they have been."""
+    endpoint = _endpoint
+    return endpoint is None or endpoint.wait_held(linger_s, scrapes_each=scrapes_each)
+
+
+def close() -> None:
+    """Close the endpoint, whatever it still holds."""
+    global _endpoint
+    with _lock:
+        endpoint, _endpoint = _endpoint, None
+        _runs.clear()
+    if endpoint is not None:
+        endpoint.close()
+
+
+def _views() -> list[RunView]:
+    return [run.view() for run in list(_runs)]
+
+
+def _health() -> tuple[bool, str]:
+    runs = list(_runs)
+    return runs[-1].pipeline.health() if runs else (True, "ok: no run")
+
+
+def _hold(run: Run, linger_s: float) -> None:
+    with faults.isolated("endpoint", "holding the endpoint for Prometheus"):
+        wait(linger_s)
+        _withdraw(run)
+
+
+def _withdraw(run: Run) -> None:
+    global _endpoint
+    with _lock:
+        if run in _runs:
+            _runs.remove(run)
+        idle = None if _runs else _endpoint
+        if idle is not None:
+            _endpoint = None
+    if idle is not None:
+        idle.close()
+
+
+@atexit.register
+def _at_exit() -> None:
+    runs = list(_runs)
+    if not runs:
+        return
+    for run in runs:
+        run.abandoned()
+    wait(max(run.settings.linger_s for run in runs))
+    close()

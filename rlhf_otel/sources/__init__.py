@@ -1,0 +1,1 @@
+"""Sources: each module reads one foreign thing and knows nothing of rules or exporters."""

@@ -1,0 +1,83 @@
+"""Reward functions, observed where they return: None, NaN and exceptions are three different things.
+
+TRL turns None ("this function does not apply") into NaN and leaves NaN out of sums, so that a function that fails
+with NaN vanishes from the reward. Only the function's own return value tells the two apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from rlhf_otel import faults
+
+
+class RewardFunctionCounts:
+    """What reward functions returned, by name."""
+
+    def __init__(self) -> None:
+        self.none: dict[str, int] = {}
+        self.errors: dict[str, int] = {}
+        self.nonfinite = 0
+        """NaN or infinite rewards since the last :meth:`take_nonfinite`."""
+
+    def take_nonfinite(self) -> int:
+        """NaN or infinite rewards since the last call."""
+        count, self.nonfinite = self.nonfinite, 0
+        return count
+
+    def count(self, name: str, rewards: Iterable[Any]) -> None:
+        """Look at what a function returned for a batch of completions."""
+        none = nonfinite = 0
+        for reward in rewards:
+            if reward is None:
+                none += 1
+            elif reward - reward != 0:  # NaN and infinity
+                nonfinite += 1
+        if none:
+            self.none[name] += none
+        self.nonfinite += nonfinite
+
+    def observe(self, name: str, rewards: Any) -> None:
+        """As :meth:`count`, but only for lists and tuples of numbers, and never raising."""
+        try:
+            if isinstance(rewards, list | tuple):
+                self.count(name, rewards)
+        except Exception as error:
+            faults.handle("sources", error, f"counting what reward function {name!r} returned")
+
+    def wrap(self, function: Any, name: str) -> Any:
+        """``function``, observed: same name, signature and results. Models and odd callables are returned as they are."""
+        self.none.setdefault(name, 0)
+        self.errors.setdefault(name, 0)
+        if not inspect.isroutine(function) and not isinstance(function, functools.partial):
+            return function
+        if inspect.iscoroutinefunction(function):
+            return self._wrap_async(function, name)
+
+        @functools.wraps(function)
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            try:
+                rewards = function(*args, **kwargs)
+            except BaseException:
+                self.errors[name] += 1
+                raise
+            self.observe(name, rewards)
+            return rewards
+
+        return observed
+
+    def _wrap_async(self, function: Any, name: str) -> Any:
+        @functools.wraps(function)
+        async def observed(*args: Any, **kwargs: Any) -> Any:
+            try:
+                rewards = await function(*args, **kwargs)
+            except BaseException:
+                self.errors[name] += 1
+                raise
+            self.observe(name, rewards)
+            return rewards
+
+        return observed

@@ -1,0 +1,65 @@
+"""Scalars that live on a device, read without ever waiting for it.
+
+On the CPU a scalar is read at once. On CUDA it is copied to pinned memory behind the work already queued, and read
+when that copy has finished, at the latest one step later: the trainer itself waits for the device in between.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Reading(NamedTuple):
+    """A scalar of a step. ``lag`` is the number of steps that passed until it could be read."""
+
+    name: str
+    value: float
+    lag: int
+
+
+class _Pending(NamedTuple):
+    name: str
+    step: int
+    host: Any
+    event: Any
+
+
+class ScalarReader:
+    """Collects scalars of a step."""
+
+    def __init__(self) -> None:
+        self._step = 0
+        self._ready: list[Reading] = []
+        self._pending: list[_Pending] = []
+
+    def add(self, name: str, value: Any) -> None:
+        """Note a scalar of the step in progress: a number or a tensor with one element."""
+        device = getattr(value, "device", None)
+        kind = getattr(device, "type", "cpu")
+        if kind == "cpu":
+            self._ready.append(Reading(name, float(value), 0))
+        elif kind == "cuda":
+            self._copy(name, value)
+
+    def _copy(self, name: str, value: Any) -> None:
+        import torch
+
+        host = torch.empty((), dtype=torch.float32, pin_memory=True)
+        host.copy_(value.detach().float().reshape(()), non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._pending.append(_Pending(name, self._step, host, event))
+
+    def take(self) -> list[Reading]:
+        """What can be read at the end of the step in progress; the next step begins."""
+        readings, self._ready = self._ready, []
+        if self._pending:
+            still: list[_Pending] = []
+            for pending in self._pending:
+                if pending.event.query():
+                    readings.append(Reading(pending.name, float(pending.host), self._step - pending.step))
+                else:
+                    still.append(pending)
+            self._pending = still
+        self._step += 1
+        return readings
