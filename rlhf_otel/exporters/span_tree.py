@@ -1,0 +1,292 @@
+"""Span trees: a step's record as OpenTelemetry spans, built afterwards with explicit times.
+
+Live spans cost the training thread more than the whole step's bookkeeping, and most would be thrown away.
+Ids are derived from run, attempt, step, rank and position, so that the spans of all ranks are one trace
+without any communication: rank 0's ``rlhf.step`` is the root, those of the other ranks are its children.
+
+The ids need the standard library alone; the SDK (0.1 s to import) is loaded when the first span is built.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+from rlhf_otel.catalogue.rules import Severity
+from rlhf_otel.catalogue.spans import (
+    ANOMALY_EVENT,
+    INSTRUMENTATION_SCOPE,
+    PHASE_BY_NAME,
+    PHASE_SPAN_PREFIX,
+    RUN_SPAN,
+    STEP_SPAN,
+    Attribute,
+)
+from rlhf_otel.exporters.sampling import Reason
+from rlhf_otel.records import Anomaly, PhaseInterval, RunIdentity, StepRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import Event, ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import Link, SpanContext, Status
+
+MAX_PHASES: Final = 500
+"""Phase spans of one step at most, the longest ones: 100,000 reward calls must not fill the export queue."""
+
+MAX_TEXT: Final = 256
+"""Characters kept of a name that comes from the host."""
+
+STEP_ATTRIBUTES: Final = {Attribute.LOSS: "loss", Attribute.KL: "kl_per_token", Attribute.REWARD: "reward"}
+"""Attributes of a step and the signals that they show."""
+
+_STEP: Final = -1
+"""Position of a rank's step among its spans; as a phase's parent it means the step."""
+_RUN: Final = -1
+"""Step number of the run's own trace."""
+
+_Value = str | int | float
+
+
+def trace_id(run_id: str, attempt: int, step: int) -> int:
+    """Trace id of a step, 128 bits and never 0: the same on every rank."""
+    seed = f"{run_id}\0{attempt}\0{step}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(seed, digest_size=16).digest(), "big") or 1
+
+
+def span_id(trace: int, rank: int, index: int) -> int:
+    """Span id, 64 bits and never 0, of a rank's phase number ``index``, or of its step when that is -1."""
+    seed = b"%032x/%d/%d" % (trace, rank, index)
+    return int.from_bytes(blake2b(seed, digest_size=8).digest(), "big") or 1
+
+
+def root_span_id(trace: int) -> int:
+    """Span id of the root, which is rank 0's step."""
+    return span_id(trace, 0, _STEP)
+
+
+def run_trace_id(run_id: str, attempt: int) -> int:
+    """Trace id of the span that marks the run's start."""
+    return trace_id(run_id, attempt, _RUN)
+
+
+def resource_attributes(identity: RunIdentity) -> dict[str, _Value]:
+    """What identifies this process in every trace; what is not known is left out."""
+    texts = {
+        Attribute.SYSTEM: "trl",
+        Attribute.RUN_ID: identity.run_id,
+        Attribute.ALGORITHM: identity.algorithm,
+        Attribute.MODEL_NAME: identity.model,
+    }
+    numbers = {
+        Attribute.RANK: identity.rank,
+        Attribute.WORLD_SIZE: identity.world_size,
+        Attribute.ATTEMPT: identity.attempt,
+    }
+    return {key.value: _text(text) for key, text in texts.items() if text} | {
+        key.value: number for key, number in numbers.items()
+    }
+
+
+def build_run_span(identity: RunIdentity, start_ns: int, end_ns: int, resource: Resource) -> ReadableSpan:
+    """The span that steps link to, from the telemetry's start to the first step; Unix nanoseconds."""
+    trace = run_trace_id(identity.run_id, identity.attempt)
+    return _span(RUN_SPAN, _context(trace, root_span_id(trace)), None, (start_ns, end_ns), {}, resource)
+
+
+def build_spans(
+    record: StepRecord,
+    identity: RunIdentity,
+    anomalies: Sequence[Anomaly],
+    kept_because: str,
+    resource: Resource,
+) -> list[ReadableSpan]:
+    """The spans of one rank's step: ``rlhf.step`` first, then its phases in the record's order."""
+    trace, rank = trace_id(identity.run_id, identity.attempt, record.step), identity.rank
+    parents = phase_parents(record.phases)
+    kept = _longest(record.phases)
+    contexts = {index: _context(trace, span_id(trace, rank, index)) for index in (_STEP, *kept)}
+    to_unix = record.time_ns - record.end_ns
+    spans = [_step_span(record, identity, anomalies, kept_because, contexts[_STEP], resource)]
+    for index in kept:
+        phase, parent = record.phases[index], parents[index]
+        while parent not in contexts:
+            parent = parents[parent]
+        times = phase.start_ns + to_unix, phase.end_ns + to_unix
+        spans.append(_phase_span(phase, contexts[index], contexts[parent], times, resource))
+    return spans
+
+
+def phase_parents(phases: Sequence[PhaseInterval]) -> list[int]:
+    """Each phase's parent, -1 for the step; one that does not exist or closes a circle becomes the step."""
+    count = len(phases)
+    parents = [phase.parent if 0 <= phase.parent < count else _STEP for phase in phases]
+    visitor = [_STEP] * count
+    for start in range(count):
+        node = start
+        while node != _STEP and visitor[node] == _STEP:
+            visitor[node] = start
+            if (above := parents[node]) != _STEP and visitor[above] == start:
+                parents[node] = _STEP
+            node = parents[node]
+    return parents
+
+
+def _longest(phases: Sequence[PhaseInterval]) -> Sequence[int]:
+    if len(phases) <= MAX_PHASES:
+        return range(len(phases))
+    return sorted(
+        heapq.nlargest(MAX_PHASES, range(len(phases)), key=lambda i: phases[i].end_ns - phases[i].start_ns)
+    )
+
+
+def _step_span(
+    record: StepRecord,
+    identity: RunIdentity,
+    anomalies: Sequence[Anomaly],
+    kept_because: str,
+    context: SpanContext,
+    resource: Resource,
+) -> ReadableSpan:
+    trace = context.trace_id
+    parent = None if identity.rank == 0 else _context(trace, root_span_id(trace), is_remote=True)
+    times = record.time_ns - (record.end_ns - record.start_ns), record.time_ns
+    return _span(
+        STEP_SPAN,
+        context,
+        parent,
+        times,
+        _step_attributes(record, identity, kept_because),
+        resource,
+        events=[_event(anomaly) for anomaly in anomalies],
+        links=[_run_link(identity)],
+        status=_status(_what_failed(record, anomalies, kept_because)),
+    )
+
+
+def _phase_span(
+    phase: PhaseInterval,
+    context: SpanContext,
+    parent: SpanContext,
+    times: tuple[int, int],
+    resource: Resource,
+) -> ReadableSpan:
+    name, status = PHASE_SPAN_PREFIX + _text(phase.phase), _status("raised" if phase.failed else "")
+    return _span(name, context, parent, times, _phase_attributes(phase), resource, status=status)
+
+
+def _step_attributes(record: StepRecord, identity: RunIdentity, kept_because: str) -> dict[str, _Value]:
+    attributes: dict[str, _Value] = {
+        Attribute.STEP.value: record.step,
+        Attribute.STEP_KIND.value: record.kind.value,
+        Attribute.RANK.value: identity.rank,
+        Attribute.KEPT_BECAUSE.value: kept_because,
+    }
+    signals = {key: record.values.get(signal) for key, signal in STEP_ATTRIBUTES.items()}
+    return attributes | _finite(signals)
+
+
+def _phase_attributes(phase: PhaseInterval) -> dict[str, _Value]:
+    attributes: dict[str, _Value] = {Attribute.PHASE.value: _text(phase.phase)}
+    if known := PHASE_BY_NAME.get(phase.phase):
+        attributes[Attribute.PHASE_SCOPE.value] = known.scope.value
+    if phase.detail:
+        attributes[Attribute.PHASE_DETAIL.value] = detail = _text(phase.detail)
+        if phase.phase == "reward_function":
+            attributes[Attribute.REWARD_FUNCTION.value] = detail
+    return attributes
+
+
+def _event(anomaly: Anomaly) -> Event:
+    from opentelemetry.sdk.trace import Event
+
+    attributes: dict[str, _Value] = {
+        Attribute.RULE.value: anomaly.rule,
+        Attribute.SEVERITY.value: anomaly.severity.value,
+        Attribute.SIGNAL.value: anomaly.signal,
+    }
+    numbers = {
+        Attribute.VALUE: anomaly.value,
+        Attribute.BASELINE: anomaly.baseline,
+        Attribute.THRESHOLD: anomaly.threshold,
+    }
+    return Event(ANOMALY_EVENT, attributes | _finite(numbers), anomaly.time_ns)
+
+
+def _what_failed(record: StepRecord, anomalies: Sequence[Anomaly], kept_because: str) -> str:
+    """Description of the step's error; empty where there is none."""
+    rules = [anomaly.rule for anomaly in anomalies if anomaly.severity is Severity.CRITICAL]
+    phases = list(dict.fromkeys(_text(phase.phase) for phase in record.phases if phase.failed))
+    if not rules and not phases:
+        return "the step raised" if kept_because == Reason.FAILED else ""
+    return "; ".join(rules + [f"{phase} raised" for phase in phases])
+
+
+def _finite(numbers: Mapping[Attribute, float | None]) -> dict[str, _Value]:
+    """Backends reject or garble NaN and infinity, so those are left out."""
+    return {key.value: float(n) for key, n in numbers.items() if n is not None and math.isfinite(n)}
+
+
+def _text(text: str) -> str:
+    """``text`` as protobuf takes it: no lone surrogates, and of bounded length."""
+    return text[:MAX_TEXT].encode("utf-8", "replace").decode()
+
+
+def _run_link(identity: RunIdentity) -> Link:
+    from opentelemetry.trace import Link
+
+    trace = run_trace_id(identity.run_id, identity.attempt)
+    return Link(_context(trace, root_span_id(trace), is_remote=True))
+
+
+@functools.cache
+def _scope() -> InstrumentationScope:
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    return InstrumentationScope(INSTRUMENTATION_SCOPE)
+
+
+@functools.lru_cache(maxsize=8)  # one for all spans without a failure, and the few texts that recur
+def _status(failure: str) -> Status:
+    from opentelemetry.trace import Status, StatusCode
+
+    return Status(StatusCode.ERROR, failure) if failure else Status(StatusCode.UNSET)
+
+
+def _context(trace: int, span: int, is_remote: bool = False) -> SpanContext:
+    from opentelemetry.trace import SpanContext, TraceFlags
+
+    return SpanContext(trace, span, is_remote, TraceFlags(TraceFlags.SAMPLED))
+
+
+def _span(
+    name: str,
+    context: SpanContext,
+    parent: SpanContext | None,
+    times: tuple[int, int],
+    attributes: Mapping[str, _Value],
+    resource: Resource,
+    *,
+    events: Sequence[Event] = (),
+    links: Sequence[Link] = (),
+    status: Status | None = None,
+) -> ReadableSpan:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    return ReadableSpan(
+        name,
+        context,
+        parent,
+        resource,
+        attributes,
+        events,
+        links,
+        status=status or _status(""),
+        start_time=times[0],
+        end_time=max(times),
+        instrumentation_scope=_scope(),
+    )

@@ -1,0 +1,384 @@
+"""Traces by OTLP, when the standard OpenTelemetry variables name an endpoint; without one, no import even.
+
+An endpoint that refuses, hangs or is not there must cost the run nothing but its traces: spans wait in a
+bounded queue, whole steps are dropped when it is full, what is lost is counted, and one outage is one fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import urlsplit
+
+from rlhf_otel import faults
+from rlhf_otel.errors import ConfigurationError
+from rlhf_otel.exporters.span_tree import MAX_PHASES, build_run_span, build_spans, resource_attributes
+from rlhf_otel.records import Anomaly, RunIdentity, StepRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+logger = logging.getLogger("rlhf_otel")
+
+PROTOCOLS: Final = ("http/protobuf", "grpc")
+"""Values of ``OTEL_EXPORTER_OTLP_PROTOCOL`` that Python's SDK has, the specification's default first."""
+
+MAX_PENDING_SPANS: Final = 2048
+"""Spans that wait at most, unless ``OTEL_BSP_MAX_QUEUE_SIZE`` says otherwise; about 2 KB each."""
+
+SDK_LOGGERS: Final = (
+    "opentelemetry.exporter.otlp.common.http",
+    "opentelemetry.exporter.otlp.proto.common._internal",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+)
+"""Where the SDK reports each retry and each lost batch."""
+
+
+class TraceExporter:
+    """Exports kept steps. :meth:`export` never waits, :meth:`flush` and :meth:`close` no longer than told."""
+
+    def __init__(
+        self,
+        identity: RunIdentity,
+        span_exporter: SpanExporter,
+        endpoint: str = "",
+        max_pending: int = MAX_PENDING_SPANS,
+    ) -> None:
+        """``endpoint`` is for messages: where ``span_exporter`` sends to."""
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        self._identity = identity
+        self._resource = _resource(identity)
+        self._created_ns = time.time_ns()
+        self._run_span_due = identity.rank == 0
+        self._delivery = _Delivery(span_exporter, endpoint, max_pending)
+        self._processor = BatchSpanProcessor(cast("SpanExporter", self._delivery), max_queue_size=max_pending)
+        self._errands = _Errands()
+        self._flushed = threading.Event()
+        self._flushed.set()
+        self._pid = os.getpid()
+
+    @classmethod
+    def from_environment(cls, identity: RunIdentity) -> TraceExporter | None:
+        """The exporter that the standard variables ask for; None when they name no endpoint or switch it off.
+
+        ``OTEL_TRACES_EXPORTER=otlp`` alone does not switch it on: ``opentelemetry-instrument`` sets that for
+        everyone.
+        """
+        key, endpoint = _setting("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+        if not endpoint or not _wanted():
+            return None
+        protocol = _protocol()
+        _require_url(key, endpoint, protocol)
+        max_pending = _max_pending()
+        try:
+            return cls(identity, _span_exporter(protocol), endpoint, max_pending)
+        except Exception as error:  # whatever the SDK thinks of OTEL_EXPORTER_OTLP_* and OTEL_BSP_*
+            raise ConfigurationError(
+                f"{key}={endpoint!r} with {protocol}: the SDK refuses its OTEL_* settings: {error}"
+            ) from error
+
+    @property
+    def exported(self) -> int:
+        """Spans that the endpoint accepted."""
+        return self._delivery.exported
+
+    @property
+    def dropped(self) -> int:
+        """Spans lost: queue full, refused by the endpoint, unsent at the end, or too many in one step."""
+        return self._delivery.dropped
+
+    def export(self, record: StepRecord, anomalies: Sequence[Anomaly], kept_because: str) -> None:
+        """Queue a kept step's spans: all of them, or none when the queue is full."""
+        if os.getpid() != self._pid:
+            return
+        spans = build_spans(record, self._identity, anomalies, kept_because, self._resource)
+        if self._run_span_due:
+            spans.insert(0, self._run_span(spans[0]))
+        self._delivery.lose(max(0, len(record.phases) - MAX_PHASES))
+        if not self._delivery.admit(len(spans)):
+            return
+        self._run_span_due = False
+        for span in spans:
+            self._processor.on_end(span)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what waits; whether all of it has left within ``timeout_s``."""
+        if os.getpid() != self._pid or self._delivery.closed:
+            return False
+        if self._flushed.is_set():  # else one still hangs, and another would queue up behind it
+            self._flushed = self._errands.start(self._processor.force_flush)
+        return self._flushed.wait(timeout_s) and self._delivery.pending == 0
+
+    def close(self, timeout_s: float) -> None:
+        """Send what waits for at most ``timeout_s``, give up on the rest, and count it."""
+        if os.getpid() != self._pid or not self._delivery.refuse():
+            return
+        in_time = self._errands.start(self._processor.shutdown).wait(timeout_s)
+        self._delivery.abandon(in_time)
+        self._errands.stop()
+
+    def _run_span(self, first_step: ReadableSpan) -> ReadableSpan:
+        end_ns = first_step.start_time or self._created_ns
+        return build_run_span(self._identity, min(self._created_ns, end_ns), end_ns, self._resource)
+
+
+class _Delivery:
+    """The OTLP exporter, as the SDK's batch processor sees it: counts what becomes of each span.
+
+    The processor itself drops its oldest spans one by one when it is full and tells nobody, so the bound is
+    kept here: whatever is admitted and not yet answered for is pending, and fits into the processor's queue.
+    """
+
+    def __init__(self, exporter: SpanExporter, endpoint: str, limit: int) -> None:
+        self._exporter = exporter
+        self._address = urlsplit(endpoint).netloc.rpartition("@")[2] or endpoint
+        self._limit = limit
+        self._quiet = _Quiet()
+        self._lock = threading.Lock()
+        self._failing = False
+        self._shut = False
+        self._abandoned = False
+        self.closed = False
+        self.pending = 0
+        self.exported = 0
+        self.dropped = 0
+
+    def admit(self, count: int) -> bool:
+        """Whether ``count`` more spans may be queued; they are dropped otherwise."""
+        with self._lock:
+            full = self.pending + count > self._limit
+            if not full and not self.closed:
+                self.pending += count
+                return True
+            self.dropped += count
+        if full:
+            self._report(BufferError(f"{self._limit} spans may wait; what does not fit is dropped"))
+        return False
+
+    def lose(self, count: int) -> None:
+        """Count spans that were never built."""
+        with self._lock:
+            self.dropped += count
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch, on whichever thread the processor uses, and remember how it went."""
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        if self._abandoned:
+            return SpanExportResult.FAILURE
+        try:
+            with self._quiet.withholding():
+                result = self._exporter.export(spans)
+                message = self._quiet.message
+        except Exception as error:  # noqa: BLE001, the report logs it with its traceback
+            self._settle(len(spans), error)
+            return SpanExportResult.FAILURE
+        accepted = result is SpanExportResult.SUCCESS
+        self._settle(len(spans), None if accepted else ConnectionError(message or "the endpoint refused"))
+        return result
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Nothing is buffered here."""
+        return True
+
+    def shutdown(self) -> None:
+        """Shut the OTLP exporter down, once; it also interrupts its wait between two attempts."""
+        with self._lock:
+            first, self._shut = not self._shut, True
+        if first:
+            with self._quiet.withholding():
+                self._exporter.shutdown()
+
+    def refuse(self) -> bool:
+        """Admit no more; False when that was so already."""
+        with self._lock:
+            first, self.closed = not self.closed, True
+        return first
+
+    def abandon(self, in_time: bool) -> None:
+        """Give up on whatever still waits."""
+        with self._lock:
+            lost, self.pending = self.pending, 0
+            self.dropped += lost
+            self._abandoned = True
+        if not in_time:
+            self._report(TimeoutError(f"no answer before the end; {lost} spans are lost"))
+            self.shutdown()
+        self._quiet.detach()
+
+    def _settle(self, count: int, error: BaseException | None) -> None:
+        with self._lock:
+            if self._abandoned:
+                return
+            self.pending -= count
+            self.exported += 0 if error else count
+            self.dropped += count if error else 0
+        if error:
+            self._report(error)
+        else:
+            self._failing = False
+
+    def _report(self, error: BaseException) -> None:
+        """One outage, however many batches it takes, is one fault."""
+        with self._lock:
+            first, self._failing = not self._failing, True
+        if first:
+            faults.record("traces", error, f"exporting spans to {self._address}")
+
+
+class _Quiet(logging.Filter):
+    """Withholds what the SDK logs while it exports for us, and keeps the first message for our own fault.
+
+    Only records of the thread inside :meth:`withholding` are withheld: other exporters in this process log as
+    they always did, and no level, handler or logger of the user's is touched.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.local()
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._leaving = False
+        for name in SDK_LOGGERS:
+            logging.getLogger(name).addFilter(self)
+
+    @property
+    def message(self) -> str:
+        """The first message withheld on this thread, which tells the cause; later ones count retries."""
+        return cast(str, getattr(self._thread, "message", ""))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Called by the SDK's loggers."""
+        if not getattr(self._thread, "active", False):
+            return True
+        self._thread.message = self.message or record.getMessage()
+        return False
+
+    @contextlib.contextmanager
+    def withholding(self) -> Iterator[None]:
+        """Withhold this thread's records inside."""
+        self._thread.active, self._thread.message = True, ""
+        with self._lock:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            self._thread.active = False
+            with self._lock:
+                self._inside -= 1
+            self._detach_if_done()
+
+    def detach(self) -> None:
+        """Leave the SDK's loggers as they were, once an export that still hangs has had its last word."""
+        with self._lock:
+            self._leaving = True
+        self._detach_if_done()
+
+    def _detach_if_done(self) -> None:
+        with self._lock:
+            done = self._leaving and not self._inside
+        for name in SDK_LOGGERS if done else ():
+            logging.getLogger(name).removeFilter(self)
+
+
+_Errand = tuple[Callable[[], object], threading.Event]
+
+
+class _Errands:
+    """A daemon thread for calls that may hang: the processor's flush and shutdown know no bound of their own.
+
+    It exists from the start because Python 3.12 and later start no thread while the interpreter exits.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="rlhf-otel-traces", daemon=True).start()
+
+    def start(self, call: Callable[[], object]) -> threading.Event:
+        """Call it there, after those before it; the event is set when it has returned."""
+        done = threading.Event()
+        self._calls.put((call, done))
+        return done
+
+    def stop(self) -> None:
+        """End the thread once it has nothing left to do."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (errand := self._calls.get()) is not None:
+            call, done = errand
+            with faults.isolated("traces", "flushing or closing the span processor"):
+                try:
+                    call()
+                finally:
+                    done.set()
+
+
+def _setting(*keys: str) -> tuple[str, str]:
+    """The first of the variables that is set and not empty, with its value."""
+    for key in keys:
+        if value := os.environ.get(key, "").strip():
+            return key, value
+    return keys[-1], ""
+
+
+def _wanted() -> bool:
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    key, chosen = _setting("OTEL_TRACES_EXPORTER")
+    names = {name.strip() for name in (chosen or "otlp").split(",")}
+    if not names & {"otlp", "none"}:
+        logger.warning("%s=%r: rlhf_otel exports traces by otlp only, so it exports none", key, chosen)
+    return "otlp" in names
+
+
+def _protocol() -> str:
+    key, value = _setting("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    if value and value not in PROTOCOLS:
+        raise ConfigurationError(f"{key}={value!r}: allowed are {', '.join(PROTOCOLS)}")
+    return value or PROTOCOLS[0]
+
+
+def _require_url(key: str, endpoint: str, protocol: str) -> None:
+    """HTTP needs a scheme, else every export would fail; gRPC also takes ``host:port`` and ``unix:``."""
+    parts = urlsplit(endpoint)
+    if protocol != "grpc" and (parts.scheme not in ("http", "https") or not parts.netloc):
+        allowed = "http://HOST:PORT or https://HOST:PORT"
+        raise ConfigurationError(f"{key}={endpoint!r}: for {protocol} allowed is {allowed}")
+
+
+def _max_pending() -> int:
+    key, value = _setting("OTEL_BSP_MAX_QUEUE_SIZE")
+    if value and not (value.isdecimal() and int(value)):
+        raise ConfigurationError(f"{key}={value!r}: allowed is an integer above 0")
+    return int(value or MAX_PENDING_SPANS)
+
+
+def _span_exporter(protocol: str) -> SpanExporter:
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
+
+        return GrpcSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
+
+    return HttpSpanExporter()
+
+
+def _resource(identity: RunIdentity) -> Resource:
+    """``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``, and what this run knows of itself."""
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+
+    resource = Resource.create(dict(resource_attributes(identity)))
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        return resource.merge(Resource({SERVICE_NAME: "rlhf_otel"}))
+    return resource

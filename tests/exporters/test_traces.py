@@ -1,0 +1,422 @@
+"""The trace exporter against real receivers, a real collector, and endpoints that are not there or hang."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import otlp_receiver
+import pytest
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from otlp_receiver import Receiver
+
+from rlhf_otel import faults
+from rlhf_otel.catalogue.rules import Severity
+from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.errors import ConfigurationError
+from rlhf_otel.exporters.span_tree import MAX_PHASES, run_trace_id, trace_id
+from rlhf_otel.exporters.traces import SDK_LOGGERS, TraceExporter
+from rlhf_otel.records import Anomaly, PhaseInterval, RunIdentity, StepRecord
+
+IDENTITY = RunIdentity("run-7", algorithm="grpo", model="tiny", world_size=2)
+ANOMALY = Anomaly(
+    "NonFinite", Severity.CRITICAL, "loss", float("nan"), None, None, "value", None, 3, 3, 10**18, "", ""
+)
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No OTEL_* from outside, and no faults from before."""
+    for key in [key for key in os.environ if key.startswith("OTEL_")]:
+        monkeypatch.delenv(key)
+    faults.reset()
+    yield
+    faults.reset()
+
+
+def record(step: int, phases: int = 2) -> StepRecord:
+    inner = [
+        PhaseInterval("reward_function", f"reward_{i}", 10 + i, 11 + i, 0, 1, False)
+        for i in range(phases - 1)
+    ]
+    start, end = 0, 1_000_000
+    outer = [PhaseInterval("reward", "", 5, 900_000, -1, 1, False)]
+    return StepRecord(
+        step, 0.1, StepKind.REUSE, start, end, time.time_ns(), {"loss": 0.5}, phases=outer + inner
+    )
+
+
+def exporter(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, protocol: str = "", **variables: str
+) -> TraceExporter:
+    monkeypatch.setenv(ENDPOINT, endpoint)
+    if protocol:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    made = TraceExporter.from_environment(IDENTITY)
+    assert made is not None
+    return made
+
+
+class Memory(SpanExporter):
+    """A span exporter whose answers a test decides."""
+
+    def __init__(self, result: SpanExportResult = SpanExportResult.SUCCESS) -> None:
+        self.result = result
+        self.spans: list[Any] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def export(self, spans: Any) -> SpanExportResult:
+        self.go_on.wait(20)
+        if self.result is SpanExportResult.SUCCESS:
+            self.spans.extend(spans)
+        return self.result
+
+    def shutdown(self) -> None:
+        self.go_on.set()
+
+
+def check_content(receiver: Receiver) -> None:
+    """What two exported steps look like where they arrive."""
+    spans = {span.span.name: span for span in receiver.wait_for(7) if span.span.name != "rlhf.step"}
+    steps = [got for got in receiver.spans if got.span.name == "rlhf.step"]
+    assert len(receiver.spans) == 7
+    assert [got.span.trace_id for got in steps] == [
+        trace_id("run-7", 1, n).to_bytes(16, "big") for n in (3, 4)
+    ]
+    step = steps[0]
+    assert step.span.parent_span_id == b""
+    assert step.attributes["rl.train.step"] == 3
+    assert step.attributes["rl.train.loss"] == 0.5
+    assert step.attributes["rlhf.trace.kept_because"] == "anomaly"
+    assert step.span.status.code == 2
+    assert step.span.end_time_unix_nano - step.span.start_time_unix_nano == 1_000_000
+    (event,) = step.span.events
+    assert otlp_receiver.attributes_of(event.attributes)["rlhf.anomaly.rule"] == "NonFinite"
+    assert step.span.links[0].span_id == spans["rlhf.run"].span.span_id
+    assert spans["rlhf.run"].span.trace_id == run_trace_id("run-7", 1).to_bytes(16, "big")
+    assert spans["rlhf.reward_function"].attributes["rl.reward.function"] == "reward_0"
+    assert spans["rlhf.reward_function"].span.parent_span_id == spans["rlhf.reward"].span.span_id
+    assert step.resource["rl.run.id"] == "run-7"
+    assert step.resource["rlhf.world_size"] == 2
+    assert step.resource["service.name"] == "rlhf_otel"
+    assert step.scope == "rlhf_otel"
+
+
+def export_two_steps(traces: TraceExporter) -> None:
+    traces.export(record(3), [ANOMALY], "anomaly")
+    traces.export(record(4), [], "slow")
+    assert traces.flush(10)
+    assert (traces.exported, traces.dropped) == (7, 0)
+    traces.close(5)
+
+
+# --- configuration -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"OTEL_TRACES_EXPORTER": "otlp"},
+        {ENDPOINT: ""},
+        {ENDPOINT: "http://localhost:4318", "OTEL_TRACES_EXPORTER": "none"},
+        {ENDPOINT: "http://localhost:4318", "OTEL_TRACES_EXPORTER": "console"},
+        {ENDPOINT: "http://localhost:4318", "OTEL_SDK_DISABLED": "True"},
+        {
+            ENDPOINT: "http://localhost:4318",
+            "OTEL_SDK_DISABLED": "true",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "smoke",
+        },
+    ],
+)
+def test_off(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    assert TraceExporter.from_environment(IDENTITY) is None
+
+
+def test_another_exporter_than_otlp_is_not_silently_ignored(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(ENDPOINT, "http://localhost:4318")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    TraceExporter.from_environment(IDENTITY)
+    assert "OTEL_TRACES_EXPORTER='console'" in caplog.text
+
+
+def test_without_an_endpoint_the_sdk_is_not_imported() -> None:
+    program = (
+        "import os, sys; [os.environ.pop(key) for key in list(os.environ) if key.startswith('OTEL_')];"
+        "from rlhf_otel.exporters.traces import TraceExporter; from rlhf_otel.records import RunIdentity;"
+        "assert TraceExporter.from_environment(RunIdentity('r')) is None;"
+        "print([name for name in sys.modules if name.split('.')[0] in ('opentelemetry', 'grpc', 'requests')])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "http/protobuf, grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "smoke", "http/protobuf, grpc"),
+        (ENDPOINT, "localhost:4318", "http://HOST:PORT"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://", "http://HOST:PORT"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "many", "integer above 0"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "integer above 0"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str, allowed: str
+) -> None:
+    monkeypatch.setenv(ENDPOINT, "http://localhost:4318")
+    monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigurationError) as refused:
+        TraceExporter.from_environment(IDENTITY)
+    assert f"{key}={value!r}" in str(refused.value)
+    assert allowed in str(refused.value)
+
+
+def test_what_the_sdk_refuses_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="abc"):
+        exporter(monkeypatch, "http://localhost:4317", "grpc", OTEL_EXPORTER_OTLP_TIMEOUT="abc")
+
+
+def test_the_specific_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    with otlp_receiver.http_receiver() as right, otlp_receiver.http_receiver() as wrong:
+        specific = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{right.endpoint}/v1/traces",
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        }
+        export_two_steps(exporter(monkeypatch, wrong.endpoint, "grpc", **specific))
+        assert (len(right.spans), len(wrong.spans)) == (7, 0)
+
+
+def test_service_name_and_resource_attributes_are_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    with otlp_receiver.http_receiver() as receiver:
+        variables = {"OTEL_SERVICE_NAME": "alignment", "OTEL_RESOURCE_ATTRIBUTES": "team=post-training"}
+        export_two_steps(exporter(monkeypatch, receiver.endpoint, **variables))
+        resource = receiver.spans[0].resource
+        assert (resource["service.name"], resource["team"]) == ("alignment", "post-training")
+        assert resource["rl.run.id"] == "run-7"
+
+
+# --- real receivers ----------------------------------------------------------------------------------------
+
+
+def test_http_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    with otlp_receiver.http_receiver() as receiver:
+        export_two_steps(exporter(monkeypatch, receiver.endpoint))
+        check_content(receiver)
+
+
+def test_http_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with otlp_receiver.http_receiver() as receiver:
+        export_two_steps(exporter(monkeypatch, receiver.endpoint, OTEL_EXPORTER_OTLP_COMPRESSION="gzip"))
+        check_content(receiver)
+
+
+def test_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    with otlp_receiver.grpc_receiver() as receiver:
+        export_two_steps(exporter(monkeypatch, receiver.endpoint, "grpc"))
+        check_content(receiver)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_through_a_real_collector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, protocol: str) -> None:
+    program = otlp_receiver.rotel_program()
+    if program is None:
+        pytest.skip("the rotel wheel is not installed (pip install rotel==0.0.1a15)")
+    with (
+        otlp_receiver.grpc_receiver() if protocol == "grpc" else otlp_receiver.http_receiver() as receiver,
+        otlp_receiver.rotel(program, receiver, protocol.split("/")[0], tmp_path) as collector,
+    ):
+        endpoint = collector.grpc if protocol == "grpc" else collector.http
+        export_two_steps(exporter(monkeypatch, endpoint, protocol))
+        check_content(receiver)
+
+
+def test_close_sends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    with otlp_receiver.http_receiver() as receiver:
+        traces = exporter(monkeypatch, receiver.endpoint)
+        traces.export(record(1), [], "first")
+        traces.close(10)
+        assert len(receiver.spans) == traces.exported == 4
+
+
+# --- endpoints that fail -----------------------------------------------------------------------------------
+
+
+def check_one_fault(caplog: pytest.LogCaptureFixture) -> str:
+    """Of all that went wrong, one fault was counted and one line logged."""
+    assert faults.counts()["traces"] == 1
+    (line,) = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
+    assert line.name == "rlhf_otel"
+    return f"{line.getMessage()} {line.exc_info[1] if line.exc_info else ''}"
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_unreachable_endpoint(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    port = otlp_receiver.free_port()
+    traces = exporter(monkeypatch, f"http://127.0.0.1:{port}", protocol, OTEL_EXPORTER_OTLP_TIMEOUT="1.5")
+    for step in (1, 2):
+        traces.export(record(step), [], "slow")
+        traces.flush(10)
+    began = time.monotonic()
+    traces.close(2)
+    assert time.monotonic() - began < 3
+    assert (traces.exported, traces.dropped) == (0, 7)
+    message = check_one_fault(caplog)
+    assert f"127.0.0.1:{port}" in message
+    assert "refused" in message
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_hanging_endpoint(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    with otlp_receiver.hanging_server() as endpoint:
+        traces = exporter(monkeypatch, endpoint, protocol)
+        began = time.monotonic()
+        for step in range(1, 1_000):
+            traces.export(record(step), [], "slow")
+        exporting = time.monotonic() - began
+        assert not traces.flush(0.3)
+        began = time.monotonic()
+        traces.close(0.5)
+        assert time.monotonic() - began < 3, "the SDK alone waits 10 s a batch and 30 s in all"
+        assert exporting < 5
+        assert traces.exported == 0
+        assert traces.dropped == 3 * 999 + 1
+        check_one_fault(caplog)
+
+
+def test_an_export_that_hangs_beyond_the_end_stays_quiet_and_uncounted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Late(Memory):
+        def export(self, spans: Any) -> SpanExportResult:
+            self.go_on.wait(20)
+            logging.getLogger(SDK_LOGGERS[0]).error("the SDK's last word")
+            return super().export(spans)
+
+        def shutdown(self) -> None:
+            """Interrupts nothing."""
+
+    logger = logging.getLogger(SDK_LOGGERS[0])
+    before, memory = list(logger.filters), Late()
+    memory.go_on.clear()
+    traces = TraceExporter(IDENTITY, memory)
+    traces.export(record(1), [], "first")
+    traces.close(0.1)
+    memory.go_on.set()
+    otlp_receiver.wait_until(lambda: len(memory.spans) == 4 and logger.filters == before)
+    assert (traces.exported, traces.dropped) == (0, 4)
+    assert "no answer before the end; 4 spans are lost" in check_one_fault(caplog)
+
+
+def test_refusing_endpoint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with otlp_receiver.http_receiver(status=400) as receiver:
+        traces = exporter(monkeypatch, receiver.endpoint)
+        traces.export(record(1), [], "first")
+        assert traces.flush(5)
+        traces.close(5)
+        assert (traces.exported, traces.dropped) == (0, 4)
+        assert "400" in check_one_fault(caplog)
+
+
+def test_each_outage_is_a_fault(caplog: pytest.LogCaptureFixture) -> None:
+    memory = Memory(SpanExportResult.FAILURE)
+    traces = TraceExporter(IDENTITY, memory)
+    for result in (SpanExportResult.FAILURE, SpanExportResult.SUCCESS, SpanExportResult.FAILURE):
+        memory.result = result
+        for step in (1, 2):
+            traces.export(record(step), [], "slow")
+            traces.flush(5)
+    traces.close(5)
+    assert faults.counts()["traces"] == 2
+    assert traces.exported + traces.dropped == 3 * 6 + 1
+    assert len(caplog.records) == 1
+
+
+def test_an_exporter_that_raises_is_a_fault_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    memory = Memory()
+    memory.spans = None  # type: ignore[assignment]
+    traces = TraceExporter(IDENTITY, memory)
+    traces.export(record(1), [], "first")
+    assert traces.flush(5)
+    traces.close(5)
+    assert traces.dropped == 4
+    assert "NoneType" in check_one_fault(caplog)
+
+
+def test_a_full_queue_drops_whole_steps_and_counts_them() -> None:
+    memory = Memory()
+    memory.go_on.clear()
+    traces = TraceExporter(IDENTITY, memory, max_pending=600)
+    for step in range(1, 301):
+        traces.export(record(step), [], "slow")
+    assert traces.dropped == 3 * (300 - 199)  # the run's span and 199 steps of 3 fit into 600
+    memory.go_on.set()
+    traces.close(5)
+    assert traces.exported + traces.dropped == 3 * 300 + 1
+    by_trace: dict[int, int] = {}
+    for span in memory.spans:
+        by_trace[span.context.trace_id] = by_trace.get(span.context.trace_id, 0) + 1
+    assert set(by_trace.values()) == {1, 3}, "a step arrives whole (3) or not at all; 1 is the run's span"
+
+
+def test_phases_beyond_the_limit_are_counted() -> None:
+    memory = Memory()
+    traces = TraceExporter(IDENTITY, memory)
+    traces.export(record(1, phases=MAX_PHASES + 70), [], "slow")
+    traces.close(5)
+    assert (traces.exported, traces.dropped) == (MAX_PHASES + 2, 70)
+
+
+def test_after_close_nothing_is_sent_and_all_is_counted() -> None:
+    memory = Memory()
+    traces = TraceExporter(IDENTITY, memory)
+    traces.close(5)
+    traces.close(5)
+    traces.export(record(1), [], "first")
+    assert not traces.flush(1)
+    assert (traces.exported, traces.dropped, memory.spans) == (0, 4, [])
+
+
+def test_only_rank_0_emits_the_run_span_and_only_once() -> None:
+    for rank, expected in ((0, 1), (1, 0)):
+        memory = Memory()
+        traces = TraceExporter(RunIdentity("run-7", rank=rank), memory)
+        for step in (1, 2):
+            traces.export(record(step), [], "slow")
+        traces.close(5)
+        assert [span.name for span in memory.spans].count("rlhf.run") == expected
+
+
+def test_the_sdks_loggers_are_left_as_they_were_and_others_still_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loggers = [logging.getLogger(name) for name in SDK_LOGGERS]
+    before = [list(logger.filters) for logger in loggers]
+    traces = TraceExporter(IDENTITY, Memory())
+    loggers[0].warning("another exporter's trouble")
+    assert "another exporter's trouble" in caplog.text
+    traces.close(5)
+    assert [logger.filters for logger in loggers] == before
