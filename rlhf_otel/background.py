@@ -1,48 +1,54 @@
-"""The background thread: encoding, disk and network, away from training.
+"""The background thread: judging, encoding, disk and network, away from training.
 
-One queue, first in first out, bounded: when it is full, work is dropped and counted, never waited for.
+Work is handed over without waking the thread, which looks for it every :data:`POLL_S`: a wake-up would cost the
+training thread more than everything else that it does here. The queue is bounded: when it is full, work is dropped
+and counted, never waited for.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, Final
 
 from rlhf_otel import faults
 
 MAX_QUEUED: Final = 10_000
 """Jobs that may wait: minutes of steps, about 20 MB of records."""
+POLL_S: Final = 0.05
 
-Job = tuple[Callable[..., None], tuple[Any, ...]]
+Job = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 class Background:
     """Runs jobs in order on a daemon thread."""
 
     def __init__(self, limit: int = MAX_QUEUED) -> None:
-        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: deque[Job] = deque()
         self._limit = limit
         self._thread: threading.Thread | None = None
+        self._wake = threading.Lock()  # held; released to wake the thread
+        self._wake.acquire()
+        self._stopping = False
         self.dropped = 0
 
     @property
     def queued(self) -> int:
         """Jobs that wait."""
-        return self._queue.qsize()
+        return len(self._jobs)
 
     def start(self) -> None:
         """Start the thread; jobs submitted before wait for it."""
         self._thread = threading.Thread(target=self._work, name="rlhf_otel-background", daemon=True)
         self._thread.start()
 
-    def submit(self, function: Callable[..., None], *arguments: Any) -> bool:
+    def submit(self, function: Callable[..., object], *arguments: Any) -> bool:
         """Queue a call; False when the queue is full and the call was dropped."""
-        if self._queue.qsize() >= self._limit:
+        if len(self._jobs) >= self._limit:
             self.dropped += 1
             return False
-        self._queue.put((function, arguments))
+        self._jobs.append((function, arguments))
         return True
 
     def flush(self, timeout_s: float) -> bool:
@@ -50,21 +56,32 @@ class Background:
         if self._thread is None or not self._thread.is_alive():
             return False
         done = threading.Event()
-        self._queue.put((done.set, ()))
+        self._jobs.append((done.set, ()))
+        self._rouse()
         return done.wait(timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
         """Run what is queued, then end the thread; False when it did not end in time."""
         if self._thread is None:
             return True
-        self._queue.put(None)
+        self._stopping = True
+        self._rouse()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def _rouse(self) -> None:
+        if self._wake.locked():
+            self._wake.release()
+
     def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            function, arguments = job
-            try:
-                function(*arguments)
-            except Exception as error:
-                faults.record("background", error, f"running {function.__qualname__}")
+        while True:
+            last_round = self._stopping
+            while self._jobs:
+                function, arguments = self._jobs.popleft()
+                try:
+                    function(*arguments)
+                except Exception as error:
+                    faults.record("background", error, f"running {getattr(function, '__qualname__', function)}")
+            if last_round:
+                return
+            self._wake.acquire(timeout=POLL_S)

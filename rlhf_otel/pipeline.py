@@ -1,14 +1,14 @@
 """The pipeline: a step record in, detection, a snapshot to be scraped, and delivery in the background.
 
-The one place where an exporter's fault is isolated from the others. Everything here that runs on the training thread
-is :meth:`Pipeline.step`; it stores numbers, judges them and publishes a snapshot.
+The one place where an exporter's fault is isolated from the others. Steps are judged, published and exported on the
+background thread; the training thread only submits them.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,7 +75,9 @@ class Pipeline:
             stall_threshold_s=settings.stall_floor_s,
         )
 
-    # --- on the training thread
+    def submit(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Run a call on the background thread, in order."""
+        self._background.submit(function, *arguments)
 
     def start(self, planned_steps: int, first_step: int, config: Mapping[str, Any]) -> None:
         """The run begins."""
@@ -86,8 +88,8 @@ class Pipeline:
         self._background.start()
         self._submit(run_record(self.identity, dict(config)))
 
-    def step(self, record: StepRecord, tokens: float | None, telemetry_s: float, skipped_steps: int = 0) -> list[Anomaly]:
-        """A step has ended: judge it, publish it, hand it on. Returns the anomalies that begin with it."""
+    def step(self, record: StepRecord, tokens: float, telemetry_s: float, skipped_steps: int = 0) -> list[Anomaly]:
+        """Judge a step, publish it, export it; on the background thread. Returns the anomalies that begin with it."""
         record.values["step_duration"] = duration = record.duration_s
         for name, count in record.nonfinite.items():
             if name in self._nonfinite:
@@ -116,20 +118,20 @@ class Pipeline:
             verdicts=self._detector.verdicts,
             anomaly_traces={rule: trace for rule, (trace, _) in self._traced.items()},
             durations=self._histograms.copy(),
-            tokens=self.snapshot.tokens + (tokens or 0.0),
+            tokens=self.snapshot.tokens + tokens,
             skipped_steps=skipped_steps,
             stall_threshold_s=max(self._settings.stall_floor_s, self._settings.stall_multiple * self._peak_s),
             dropped=self._dropped.copy(),
             telemetry_s=telemetry_s,
         )
-        self._background.submit(self._deliver, record, statistics, anomalies)
+        self._deliver(record, statistics, anomalies)
         return anomalies
 
     def failed_step(self, record: StepRecord) -> list[Anomaly]:
-        """Training raised inside this step: keep what is known of it, and judge only what is non-finite."""
+        """Training raised inside this step: keep what is known of it, and judge only what is not finite."""
         anomalies = self._detector.observe(record, {})
         self.snapshot = self.snapshot._replace(verdicts=self._detector.verdicts)
-        self._background.submit(self._deliver, record, {}, anomalies)
+        self._deliver(record, {}, anomalies)
         return anomalies
 
     def evaluation(self, values: Mapping[str, float], step: int) -> None:
@@ -226,7 +228,7 @@ class Pipeline:
     def _trace_id(self, step: int) -> str:
         return f"{trace_id(self.identity.run_id, self.identity.attempt, step):032x}"
 
-    # --- on the background thread
+    # --- exporters
 
     def _submit(self, record: dict[str, Any]) -> None:
         if self._journal is not None:

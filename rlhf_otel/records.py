@@ -63,6 +63,8 @@ class StepRecord:
     nonfinite: dict[str, int] = field(default_factory=dict)
     """Signal name to the number of NaN or infinite values in this step."""
     phases: list[PhaseInterval] = field(default_factory=list)
+    lag: dict[str, int] = field(default_factory=dict)
+    """Signal name to the number of steps that passed before a device could be read; absent means none."""
 
     @property
     def duration_s(self) -> float:

@@ -1,6 +1,6 @@
 """A run: the sources of one trainer, joined to a pipeline.
 
-It turns the trainer's events into step records. A step reaches from the end of the one before it to its own end, so
+It turns the trainer's events into raw steps, which the background thread assembles and judges. A step reaches from the end of the one before it to its own end, so
 that evaluation, checkpoints and data loading, which lie between two steps of the trainer, belong to one.
 """
 
@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 from rlhf_otel import faults, serving
-from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
-from rlhf_otel.catalogue.spans import Outcome, StepKind
+from rlhf_otel.assembly import Assembler, RawStep
+from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
+from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import Anomaly, RunView, StepRecord
+from rlhf_otel.records import Anomaly, RunView
 from rlhf_otel.settings import Settings
-from rlhf_otel.sources import groups, profiling_seam
+from rlhf_otel.sources import profiling_seam
+from rlhf_otel.sources.groups import last_generation
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
 from rlhf_otel.sources.run_identity import identify
-from rlhf_otel.sources.scalars import Reading, ScalarReader
+from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSampler
 from rlhf_otel.sources.trainer_seams import TrainerSeams
@@ -30,7 +32,6 @@ from rlhf_otel.sources.trl_logs import MappedLogs, map_logs
 
 logger = logging.getLogger("rlhf_otel")
 
-WATCHED = frozenset(signal.name for signal in SIGNALS if signal.watch_nonfinite)
 FLUSH_S = 5.0
 """Bound for handing on what is queued when a run ends."""
 
@@ -48,12 +49,13 @@ class Run:
         self._trainer = trainer
         self._run_identity = identify(settings, trainer)
         self.pipeline = Pipeline(self._run_identity, settings, _journal_directory(settings, trainer))
-        self._started_ns = self._step_start_ns = perf_counter_ns()
+        self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
-        self._logged = MappedLogs()
-        self._tokens_before: float | None = None
-        self._generated_ns = 0
+        self._logged: MappedLogs | None = None
+        self._assembler: Assembler | None = None
+        self._keeps_lists = False
+        self._last_step = 0
         self._skipped = 0
         self._telemetry_ns = 0
         self._ended = False
@@ -63,7 +65,9 @@ class Run:
     def start(self, planned_steps: int, step: int, tokens: float) -> None:
         """Training begins."""
         self.recorder.adopt_thread()
-        self._tokens_before = tokens
+        self._keeps_lists = self.metrics.available
+        self._last_step = step
+        self._assembler = Assembler(tokens, perf_counter_ns())
         self.seams.attach()
         profiling_seam.install()
         profiling_seam.activate(self.recorder, self.seams.reward_function_names)
@@ -72,7 +76,7 @@ class Run:
         if self.settings.metrics_port != "off":
             port = self.settings.metrics_port
             serving.expose(self, self.settings.metrics_host, port + self._run_identity.local_rank if port else 0)
-        self._started_ns = self._step_start_ns = self._generated_ns = perf_counter_ns()
+        self._step_start_ns = perf_counter_ns()
 
     def before_optimizer(self, optimizer: Any) -> None:
         """The optimizer is about to step."""
@@ -89,32 +93,21 @@ class Run:
         if getattr(accelerator, "optimizer_step_was_skipped", False):
             self._skipped += 1
 
-    def end_step(self, step: int, epoch: float | None) -> list[Anomaly]:
-        """A step has ended."""
+    def end_step(self, step: int, epoch: float | None) -> None:
+        """A step has ended: note what there is, compute nothing."""
         entered = perf_counter_ns()
-        mapped = map_logs(self.metrics.take()) if self.metrics.available else self._take_logged()
-        record = self._record(step, epoch, mapped, entered)
-        self._add_scalars(record)
-        self._add_tokens(record, mapped, entered)
-        tokens = self._new_tokens(mapped)
-        if record.kind is StepKind.GENERATE:
-            dead = groups.of_trainer(self._trainer)
-            if dead is not None:
-                record.values["zero_advantage_groups"] = dead
-        record.values.update(self.system.signals())
-        anomalies = self.pipeline.step(record, tokens, self._telemetry_ns / 1e9, self._skipped)
-        self._step_start_ns = entered
-        for anomaly in anomalies:
-            logger.warning(_sentence(anomaly))
-        self._spent(entered)
-        return anomalies
+        self.pipeline.submit(self._observe, self._raw_step(step, epoch, entered))
+        self._step_start_ns, self._last_step = entered, step
+        spent = perf_counter_ns() - entered
+        self._telemetry_ns += spent
+        self.recorder.seconds["telemetry"] += spent * 1e-9
 
     def logged(self, logs: Mapping[Any, Any], step: int) -> None:
         """The trainer has logged: evaluation values, or, of trainers without per-step lists, the step's values."""
         mapped = map_logs(logs)
         if mapped.evaluation:
             self.pipeline.evaluation(mapped.evaluation, step)
-        elif not self.metrics.available:
+        elif not self._keeps_lists:
             self._logged = mapped
 
     def saved(self, step: int, path: str) -> None:
@@ -134,7 +127,7 @@ class Run:
         self._ended = True
         if outcome is Outcome.FAILED:
             with faults.isolated("callback", "recording the step that failed"):
-                self._failed_step()
+                self.pipeline.submit(self._observe_failed, self._failed_step())
         profiling_seam.activate(None)
         self.seams.detach()
         self.system.stop()
@@ -179,71 +172,47 @@ class Run:
 
     # --- parts of a step
 
-    def _record(self, step: int, epoch: float | None, mapped: MappedLogs, now: int) -> StepRecord:
-        generated = "reward" in mapped.values or not self.metrics.available
-        record = StepRecord(
-            step=step,
-            epoch=epoch or 0.0,
-            kind=StepKind.GENERATE if generated else StepKind.REUSE,
-            start_ns=self._step_start_ns,
-            end_ns=now,
-            time_ns=time.time_ns(),
-            values=mapped.values,
-            reward_functions=mapped.reward_functions,
-            unmapped=mapped.unmapped,
-            phases=self.recorder.take_step(),
+    def _raw_step(self, step: int, epoch: float | None, now: int) -> RawStep:
+        appended = self.metrics.take() if self._keeps_lists else None
+        logged, self._logged = self._logged, None
+        generated = appended is not None and any(entry[0] == "reward" for entry in appended)
+        return RawStep(
+            step,
+            epoch,
+            self._step_start_ns,
+            now,
+            time.time_ns(),
+            appended,
+            logged,
+            self.scalars.take(),
+            self._learning_rate,
+            last_generation(self._trainer) if generated else None,
+            self.seams.reward_functions.take_nonfinite(),
+            self.recorder.take_step(),
+            self._skipped,
+            self._telemetry_ns,
         )
-        if epoch is not None:
-            record.values["epoch"] = epoch
-        if self._learning_rate is not None:
-            record.values["learning_rate"] = self._learning_rate
-        return record
 
-    def _add_scalars(self, record: StepRecord) -> None:
-        """Loss and gradient norm as the hooks saw them, and what of the record is not finite."""
-        for name, value, _lag in self.scalars.take():
-            if name == "loss":
-                record.values["loss"] = record.values.get("loss", 0.0) + value
-            else:
-                record.values[name] = value
-        for name in WATCHED:
-            value = record.values.get(name, 0.0)
-            if value - value != 0.0:
-                record.nonfinite[name] = 1
-        scored = self.seams.reward_functions.take_nonfinite()
-        if scored:
-            record.nonfinite["reward"] = record.nonfinite.get("reward", 0) + scored
+    def _failed_step(self) -> RawStep:
+        return self._raw_step(self._last_step + 1, None, perf_counter_ns())
 
-    def _add_tokens(self, record: StepRecord, mapped: MappedLogs, now: int) -> None:
-        if mapped.tokens is None or self._tokens_before is None:
-            return
-        elapsed = (now - self._generated_ns) / 1e9
-        if elapsed > 0:
-            record.values["tokens_per_second"] = max(0.0, mapped.tokens - self._tokens_before) / elapsed
-        self._generated_ns = now
+    # --- on the background thread
 
-    def _new_tokens(self, mapped: MappedLogs) -> float | None:
-        if mapped.tokens is None:
-            return None
-        before, self._tokens_before = self._tokens_before or 0.0, mapped.tokens
-        return max(0.0, mapped.tokens - before)
+    def _observe(self, raw: RawStep) -> None:
+        assert self._assembler is not None
+        record, tokens = self._assembler.assemble(raw)
+        record.values.update(self.system.signals())
+        self._announce(self.pipeline.step(record, tokens, raw.telemetry_ns / 1e9, raw.skipped_steps))
 
-    def _take_logged(self) -> MappedLogs:
-        logged, self._logged = self._logged, MappedLogs()
-        return logged
+    def _observe_failed(self, raw: RawStep) -> None:
+        assert self._assembler is not None
+        record, _ = self._assembler.assemble(raw)
+        self._announce(self.pipeline.failed_step(record))
 
-    def _failed_step(self) -> None:
-        now = perf_counter_ns()
-        mapped = map_logs(self.metrics.take()) if self.metrics.available else self._take_logged()
-        record = self._record(self.pipeline.snapshot.step + 1, None, mapped, now)
-        self._add_scalars(record)
-        for anomaly in self.pipeline.failed_step(record):
+    @staticmethod
+    def _announce(anomalies: Iterable[Anomaly]) -> None:
+        for anomaly in anomalies:
             logger.warning(_sentence(anomaly))
-
-    def _spent(self, since_ns: int) -> None:
-        spent = perf_counter_ns() - since_ns
-        self._telemetry_ns += spent
-        self.recorder.seconds["telemetry"] += spent / 1e9
 
 
 def _sentence(anomaly: Anomaly) -> str:

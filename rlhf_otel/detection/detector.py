@@ -200,6 +200,8 @@ def _fire(state: _RuleState, record: StepRecord, statistics: dict[str, Statistic
     if isinstance(condition, Comparison):
         threshold, statistic = condition.threshold, condition.statistic.value
         observed = value if condition.statistic is Statistic.VALUE or known is None else statistic_of(known, condition.statistic)
+    if record.lag.get(signal):
+        state.since -= record.lag[signal]
     usual = known.baseline if known else None
     state.verdict = Verdict(
         rule, True, state.verdict.total + 1, state.since, record.step, record.time_ns, signal, value, usual

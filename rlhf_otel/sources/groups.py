@@ -6,11 +6,31 @@ where half of the groups are dead, and RLOO takes it after the KL penalty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 TOLERANCE: Final = 1e-6
 """Relative spread of a group's rewards below which float32 rounding explains it."""
+
+
+class Generation(NamedTuple):
+    """The rewards of the last generation: per function one number per completion, group after group."""
+
+    by_function: list[list[float]]
+    weights: list[float]
+    group_size: int
+
+
+def last_generation(trainer: Any) -> Generation | None:
+    """A copy of the trainer's buffers; None where it keeps none, or has no groups."""
+    logs = getattr(trainer, "_logs", None)
+    group_size = getattr(trainer, "num_generations", None) or 0
+    if not isinstance(logs, dict) or not logs.get("rewards") or group_size < 2:
+        return None
+    by_function = [list(column) for column in logs["rewards"].values()]
+    weights = getattr(trainer, "reward_weights", None)
+    numbers = weights.tolist() if weights is not None else [1.0] * len(by_function)
+    return Generation(by_function, numbers, int(group_size))
 
 
 def zero_advantage_ratio(rewards: Sequence[float], group_size: int) -> float | None:
@@ -33,22 +53,10 @@ def _dead(group: Sequence[float]) -> bool:
     return high - low <= TOLERANCE * max(1.0, abs(low), abs(high))
 
 
-def weighted_rewards(by_function: Iterable[Sequence[float]], weights: Sequence[float]) -> list[float]:
+def weighted_rewards(generation: Generation) -> list[float]:
     """Reward of each completion: the weighted sum over the functions that scored it; NaN where none did."""
     totals: list[float] = []
-    for scores in zip(*by_function, strict=False):
-        parts = [score * weight for score, weight in zip(scores, weights, strict=False) if score == score]
+    for scores in zip(*generation.by_function, strict=False):
+        parts = [s * weight for s, weight in zip(scores, generation.weights, strict=False) if s == s]
         totals.append(sum(parts) if parts else float("nan"))
     return totals
-
-
-def of_trainer(trainer: Any) -> float | None:
-    """Share of the last generation's groups without advantage; None where the trainer keeps no such buffers."""
-    logs = getattr(trainer, "_logs", None)
-    group_size = getattr(trainer, "num_generations", 0)
-    if not isinstance(logs, dict) or not logs.get("rewards") or not group_size or group_size < 2:
-        return None
-    functions = list(logs["rewards"].values())
-    weights = getattr(trainer, "reward_weights", None)
-    numbers = weights.tolist() if weights is not None else [1.0] * len(functions)
-    return zero_advantage_ratio(weighted_rewards(functions, numbers), int(group_size))

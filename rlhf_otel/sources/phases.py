@@ -1,13 +1,15 @@
-"""Phase timings: clock readings from TRL's profiling seam and from a few thin wrappers.
+"""Phase timings: clock readings of the step in progress, and totals over the run.
 
 :class:`PhaseRecorder` is told when phases begin and end and only stores numbers. Phases of the training thread nest;
-those of other threads (asynchronous reward functions on TRL's loop) hang under the phase that the training thread
-was in when they began, may overlap, and may end out of order.
+those of other threads (asynchronous reward functions on TRL's loop) hang under the phase that the training thread was
+in when they began, may overlap, and may end out of order.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections.abc import Iterable
 from time import perf_counter_ns
 from typing import Final, NamedTuple
 
@@ -16,6 +18,9 @@ from rlhf_otel.records import PhaseInterval
 
 MAX_PHASES: Final = 10_000
 """Phases kept of one step; of further ones only the time counts (a step may call reward functions 100,000 times)."""
+
+RawInterval = tuple[int, int, str, str, int, int, int, bool]
+"""Own number, number of the parent (-1: the step), then as in :class:`PhaseInterval`: phase to end, exclusive, failed."""
 
 
 class OpenPhase(NamedTuple):
@@ -31,12 +36,16 @@ class OpenPhase(NamedTuple):
 class OpenInterval:
     """A phase that has begun."""
 
-    __slots__ = ("children_ns", "detail", "index", "on_training_thread", "parent", "phase", "start_ns")
+    __slots__ = ("children_ns", "detail", "number", "on_training_thread", "parent", "phase", "start_ns")
 
-    def __init__(self, phase: str, detail: str, start_ns: int, index: int, parent: int, on_thread: bool) -> None:
-        self.phase, self.detail, self.start_ns = phase, detail, start_ns
-        self.index, self.parent, self.on_training_thread = index, parent, on_thread
+    def __init__(self, phase: str, detail: str, number: int, parent: int, on_training_thread: bool) -> None:
+        self.phase = phase
+        self.detail = detail
+        self.number = number
+        self.parent = parent
+        self.on_training_thread = on_training_thread
         self.children_ns = 0
+        self.start_ns = perf_counter_ns()
 
 
 class PhaseRecorder:
@@ -45,8 +54,8 @@ class PhaseRecorder:
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         self._stack: list[OpenInterval] = []
-        self._intervals: list[PhaseInterval | OpenInterval] = []
-        self._lock = threading.Lock()  # only phases of other threads take it against each other
+        self._finished: list[RawInterval] = []
+        self._numbers = itertools.count()
         self.seconds: dict[str, float] = {phase.name: 0.0 for phase in PHASES}
         self.counts: dict[str, int] = {phase.name: 0 for phase in PHASES}
         self.function_seconds: dict[str, float] = {}
@@ -68,60 +77,58 @@ class PhaseRecorder:
     def begin(self, phase: str, detail: str = "") -> OpenInterval:
         """Begin a phase; pass what this returns to :meth:`end`."""
         stack = self._stack
-        parent = stack[-1].index if stack else -1
-        on_thread = threading.get_ident() == self._thread
-        opened = OpenInterval(phase, detail, 0, -1, parent, on_thread)
-        if len(self._intervals) < MAX_PHASES:
-            with self._lock:
-                opened.index = len(self._intervals)
-                self._intervals.append(opened)
-        if on_thread:
-            stack.append(opened)
-        opened.start_ns = perf_counter_ns()
+        parent = stack[-1].number if stack else -1
+        if threading.get_ident() != self._thread:
+            return OpenInterval(phase, detail, next(self._numbers), parent, False)
+        opened = OpenInterval(phase, detail, next(self._numbers), parent, True)
+        stack.append(opened)
         return opened
 
     def end(self, opened: OpenInterval, failed: bool = False) -> None:
         """End a phase. Phases inside it that are still open (left by an exception) end with it."""
         now = perf_counter_ns()
         if opened.on_training_thread:
-            if opened not in self._stack:
-                return
-            while self._stack[-1] is not opened:
-                self._close(self._stack.pop(), now, True)
-            self._stack.pop()
+            stack = self._stack
+            if not stack or stack[-1] is not opened:
+                if opened not in stack:
+                    return
+                while stack[-1] is not opened:
+                    self._close(stack.pop(), now, True)
+            stack.pop()
         self._close(opened, now, failed)
 
     def _close(self, opened: OpenInterval, now: int, failed: bool) -> None:
-        duration = now - opened.start_ns
-        exclusive = max(0, duration - opened.children_ns)
+        start, phase = opened.start_ns, opened.phase
+        duration = now - start
+        exclusive = duration - opened.children_ns
         if opened.on_training_thread:
             if self._stack:
                 self._stack[-1].children_ns += duration
-            self.seconds[opened.phase] += exclusive / 1e9
-        self.counts[opened.phase] += 1
-        if opened.phase == "reward_function":
-            self.function_seconds[opened.detail] = self.function_seconds.get(opened.detail, 0.0) + duration / 1e9
-        if 0 <= opened.index < len(self._intervals):
-            self._intervals[opened.index] = PhaseInterval(
-                opened.phase, opened.detail, opened.start_ns, now, opened.parent, exclusive, failed
-            )
+            self.seconds[phase] += exclusive * 1e-9
+        self.counts[phase] += 1
+        if phase == "reward_function":
+            totals, detail = self.function_seconds, opened.detail
+            totals[detail] = totals.get(detail, 0.0) + duration * 1e-9
+        if len(self._finished) < MAX_PHASES:
+            self._finished.append((opened.number, opened.parent, phase, opened.detail, start, now, exclusive, failed))
 
-    def take_step(self) -> list[PhaseInterval]:
-        """The finished phases of the step that ends now, parents before children; start afresh.
+    def take_step(self) -> list[RawInterval]:
+        """The phases that have ended since the last call, in the order of their ends; start afresh.
 
-        A phase that is still open (an evaluation around the step, another thread's) belongs to the step in which
-        it ends; what it contains then hangs under the step itself.
+        A phase that is still open (another thread's) belongs to the step in which it ends.
         """
-        intervals, self._intervals = self._intervals, []
-        kept: dict[int, int] = {-1: -1}
-        finished: list[PhaseInterval] = []
-        for index, interval in enumerate(intervals):
-            if isinstance(interval, PhaseInterval):
-                kept[index] = len(finished)
-                finished.append(interval._replace(parent=kept.get(interval.parent, -1)))
-            else:
-                interval.index, interval.parent = -1, -1
-        for opened in self._stack:
-            opened.index = len(self._intervals)
-            self._intervals.append(opened)
+        finished, self._finished = self._finished, []
         return finished
+
+
+def nest(finished: Iterable[RawInterval]) -> list[PhaseInterval]:
+    """Phases in the order of their beginnings, parents before children, parents by position.
+
+    What an absent phase contained (one that is still open, or was beyond the cap) hangs under the step itself.
+    """
+    position: dict[int, int] = {}
+    nested: list[PhaseInterval] = []
+    for number, parent, phase, detail, start, end, exclusive, failed in sorted(finished):
+        position[number] = len(nested)
+        nested.append(PhaseInterval(phase, detail, start, end, position.get(parent, -1), exclusive, failed))
+    return nested

@@ -1,0 +1,115 @@
+"""Assembly: what the training thread noted of a step becomes a step record, on the background thread."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rlhf_otel.catalogue.signals import SIGNALS
+from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.records import StepRecord
+from rlhf_otel.sources.groups import Generation, weighted_rewards, zero_advantage_ratio
+from rlhf_otel.sources.phases import RawInterval, nest
+from rlhf_otel.sources.scalars import Reading
+from rlhf_otel.sources.step_metrics import Appended, means
+from rlhf_otel.sources.trl_logs import MappedLogs, map_logs
+
+WATCHED = tuple(signal.name for signal in SIGNALS if signal.watch_nonfinite)
+
+
+class RawStep(NamedTuple):
+    """What the training thread notes at the end of a step: references and numbers, nothing computed."""
+
+    step: int
+    epoch: float | None
+    start_ns: int
+    end_ns: int
+    time_ns: int
+    appended: list[Appended] | None
+    """None of a trainer that keeps no lists; its values come from its log."""
+    logged: MappedLogs | None
+    readings: list[Reading]
+    learning_rate: float | None
+    generation: Generation | None
+    nonfinite_rewards: int
+    intervals: list[RawInterval]
+    skipped_steps: int
+    telemetry_ns: int
+
+
+class Assembler:
+    """Turns raw steps into records; remembers what spans steps (tokens and the time of the last generation)."""
+
+    def __init__(self, tokens: float, started_ns: int) -> None:
+        self._tokens = tokens
+        self._generated_ns = started_ns
+
+    def assemble(self, raw: RawStep) -> tuple[StepRecord, float]:
+        """The step's record, and the tokens that it added."""
+        mapped = map_logs(means(raw.appended)) if raw.appended is not None else raw.logged or MappedLogs()
+        record = StepRecord(
+            step=raw.step,
+            epoch=raw.epoch or 0.0,
+            kind=_kind(raw, mapped),
+            start_ns=raw.start_ns,
+            end_ns=raw.end_ns,
+            time_ns=raw.time_ns,
+            values=mapped.values,
+            reward_functions=mapped.reward_functions,
+            unmapped=mapped.unmapped,
+            phases=nest(raw.intervals),
+        )
+        _add_hooked(record, raw)
+        tokens = self._add_tokens(record, mapped, raw.end_ns)
+        _add_groups(record, raw.generation)
+        _add_nonfinite(record, raw.nonfinite_rewards)
+        return record, tokens
+
+    def _add_tokens(self, record: StepRecord, mapped: MappedLogs, now: int) -> float:
+        if mapped.tokens is None:
+            return 0.0
+        fresh = max(0.0, mapped.tokens - self._tokens)
+        elapsed = (now - self._generated_ns) / 1e9
+        if elapsed > 0:
+            record.values["tokens_per_second"] = fresh / elapsed
+        self._tokens, self._generated_ns = mapped.tokens, now
+        return fresh
+
+
+def _kind(raw: RawStep, mapped: MappedLogs) -> StepKind:
+    """Go by the generation that was observed: its keys appear in just the steps that generate."""
+    if raw.appended is None or "reward" in mapped.values:
+        return StepKind.GENERATE
+    return StepKind.REUSE
+
+
+def _add_hooked(record: StepRecord, raw: RawStep) -> None:
+    """Values seen at hooks, which the trainer's log hides or shows only when it logs."""
+    if raw.epoch is not None:
+        record.values["epoch"] = raw.epoch
+    if raw.learning_rate is not None:
+        record.values["learning_rate"] = raw.learning_rate
+    losses = [reading.value for reading in raw.readings if reading.name == "loss"]
+    if losses:
+        record.values["loss"] = sum(losses)  # each micro-batch's loss is already divided by their number
+    for reading in raw.readings:
+        if reading.name != "loss":
+            record.values[reading.name] = reading.value
+        if reading.lag:
+            record.lag[reading.name] = reading.lag
+
+
+def _add_groups(record: StepRecord, generation: Generation | None) -> None:
+    if generation is None:
+        return
+    dead = zero_advantage_ratio(weighted_rewards(generation), generation.group_size)
+    if dead is not None:
+        record.values["zero_advantage_groups"] = dead
+
+
+def _add_nonfinite(record: StepRecord, nonfinite_rewards: int) -> None:
+    for name in WATCHED:
+        value = record.values.get(name, 0.0)
+        if value - value != 0.0:
+            record.nonfinite[name] = 1
+    if nonfinite_rewards:
+        record.nonfinite["reward"] = record.nonfinite.get("reward", 0) + nonfinite_rewards

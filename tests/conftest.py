@@ -1,0 +1,29 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from rlhf_otel import faults
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine that runs the tests reaches them."""
+    for variable in list(os.environ):
+        if variable.startswith(("RLHF_OTEL_", "OTEL_")):
+            monkeypatch.delenv(variable)
+
+
+@pytest.fixture(autouse=True)
+def _own_faults() -> Iterator[None]:
+    """Each test starts without telemetry faults."""
+    faults.reset()
+    yield
+    faults.reset()
