@@ -1,0 +1,234 @@
+"""The scrape endpoint: /metrics, /healthz and an index, on threads that training never waits for.
+
+Nothing here knows what the metrics are: a registry is collected when somebody asks. One scrape is collected
+at a time, so that a crowd of clients is one thread that wants the interpreter beside training, not sixty.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
+
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from rlhf_otel import faults
+from rlhf_otel.exporters.http_connection import Answer, HttpConnection, Request
+from rlhf_otel.exporters.listener import Listener, bind
+from rlhf_otel.exporters.scrape_clients import TIMEOUT_HEADER, ScrapeClients, ScrapeRequest
+
+logger = logging.getLogger(__name__)
+
+PROMETHEUS_IDLE_S: Final = 330.0
+"""How long a Prometheus may keep its connection between scrapes: longer than the five minutes that it wants
+itself, so that we never make two replicas on one host reconnect and look like one."""
+GZIP_LEVEL: Final = 4
+"""A sixth of the time of ``gzip.compress``'s own level, for a seventh more bytes."""
+
+HTML: Final = "text/html; charset=utf-8"
+INDEX: Final = b"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>rlhf_otel</title></head>
+<body><h1>rlhf_otel</h1><p>A training run, observed.</p>
+<ul><li><a href="/metrics">/metrics</a></li><li><a href="/healthz">/healthz</a></li></ul></body></html>
+"""
+
+Health = Callable[[], tuple[bool, str]]
+"""Whether the run is well, and if not, why."""
+
+
+class Endpoint:
+    """Serves a registry over HTTP until it is closed. Nothing here raises into the caller."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: Collector | CollectorRegistry,
+        health: Health,
+        *,
+        port_attempts: int = 32,
+        max_connections: int = 64,
+        request_timeout_s: float = 10.0,
+    ) -> None:
+        self.host = host
+        self.port = port
+        """The port that was asked for; once started, the one that was bound."""
+        self.url: str | None = None
+        """Base of the addresses, such as ``http://localhost:9464``, while it listens."""
+        self.scrapes = 0
+        """Answered requests of /metrics."""
+        self.scrape_seconds = 0.0
+        """Time spent collecting, encoding and compressing; not waiting for clients, which costs nothing."""
+        self.clients = ScrapeClients()
+        self._registry = registry
+        self._health = health
+        self._port_attempts = port_attempts
+        self._max_connections = max_connections
+        self._timeout_s = request_timeout_s
+        self._listener: Listener | None = None
+        self._refused_before = 0
+        self._renew_locks()
+
+    @property
+    def refused(self) -> int:
+        """Connections turned away because too many were open."""
+        listener = self._listener
+        return self._refused_before + (listener.refused if listener else 0)
+
+    def start(self) -> str | None:
+        """Listen, at a following port if this one is taken; the URL, or None and a fault if none is free."""
+        with self._lock:
+            if self._listener is not None:
+                return self.url
+            try:
+                self._listen()
+            except (OSError, OverflowError, UnicodeError, RuntimeError) as error:
+                faults.record("endpoint", error, f"binding {self.host}:{self.port}")
+                return None
+            _endpoints.add(self)
+            return self.url
+
+    def begin_hold(self) -> None:
+        """Mark the end of the run, once the snapshot says it; does not block."""
+        self.clients.begin_hold()
+
+    def wait_held(self, limit_s: float = 60.0, *, scrapes_each: int = 2) -> bool:
+        """Wait until every Prometheus server has the end: see :meth:`ScrapeClients.wait_held`."""
+        return self.clients.wait_held(limit_s, scrapes_each=scrapes_each)
+
+    def close(self) -> None:
+        """Stop listening, end live connections and waits; within two seconds. May be repeated."""
+        with self._lock:
+            listener, self._listener, self.url = self._listener, None, None
+            _endpoints.discard(self)
+            if listener is not None:
+                self._refused_before += listener.refused
+        if listener is not None:
+            self.clients.close()
+            listener.close()
+
+    def _listen(self) -> None:
+        listening = bind(self.host, self.port, self._port_attempts)
+        listener = Listener(listening, self._serve, self._max_connections)
+        try:
+            listener.start()
+        except RuntimeError:
+            listening.close()
+            raise
+        if self.port not in (0, listener.port):
+            logger.warning("port %d is taken: metrics are at port %d", self.port, listener.port)
+        self.port, self._listener = listener.port, listener
+        self.clients = ScrapeClients()
+        self.url = f"http://{_url_host(self.host)}:{self.port}"
+
+    def _serve(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
+        clients, peer = self.clients, (str(address[0]), int(address[1]))
+        try:
+            HttpConnection(connection, peer, self._answer, self._timeout_s)
+        finally:
+            clients.disconnected(peer)
+
+    def _answer(self, request: Request) -> Answer:
+        match request.path:
+            case "/metrics":
+                return self._metrics(request)
+            case "/healthz":
+                return self._healthz()
+            case "/":
+                return Answer(INDEX, HTML)
+            case _:
+                return Answer(b"not found\n", status=HTTPStatus.NOT_FOUND)
+
+    def _metrics(self, request: Request) -> Answer:
+        started = time.monotonic()
+        answer = self._scrape(request.header("Accept") or "", request.header("Accept-Encoding") or "")
+        scrape = ScrapeRequest.read(request.header("User-Agent"), request.header(TIMEOUT_HEADER))
+        if scrape is None or request.method == "HEAD":
+            return answer
+        whole = answer.status == HTTPStatus.OK
+        sent = partial(self.clients.scraped, request.peer, scrape, started, whole=whole)
+        return replace(answer, keep_s=PROMETHEUS_IDLE_S, sent=sent)
+
+    def _scrape(self, accept: str, accept_encoding: str) -> Answer:
+        if not self._collecting.acquire(timeout=self._timeout_s):
+            error = TimeoutError(f"an earlier scrape has been collecting for {self._timeout_s} s")
+            faults.record("exposition", error, "waiting to collect metrics")
+            return Answer(b"an earlier scrape is collecting\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
+        try:
+            return self._collect(accept, accept_encoding)
+        except Exception as error:  # noqa: BLE001 - recorded with its traceback
+            faults.record("exposition", error, "collecting metrics for a scrape")
+            return Answer(b"collecting failed: see the run's log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        finally:
+            self._collecting.release()
+
+    def _collect(self, accept: str, accept_encoding: str) -> Answer:
+        started = time.perf_counter()
+        encode, content_type = _choose_encoder(accept)
+        body = encode(self._registry)
+        headers: tuple[tuple[str, str], ...] = (("Vary", "Accept, Accept-Encoding"),)
+        if gzip_accepted(accept_encoding):
+            body = gzip.compress(body, GZIP_LEVEL)
+            headers += (("Content-Encoding", "gzip"),)
+        self.scrapes += 1
+        self.scrape_seconds += time.perf_counter() - started
+        return Answer(body, content_type, headers=headers)
+
+    def _healthz(self) -> Answer:
+        try:
+            well, reason = self._health()
+        except Exception as error:  # noqa: BLE001 - recorded with its traceback
+            faults.record("endpoint", error, "asking for the run's health")
+            return Answer(b"health is unknown: see the run's log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        if well:
+            return Answer(b"ok")
+        return Answer(reason.encode(errors="replace"), status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _renew_locks(self) -> None:
+        self._lock = threading.RLock()  # a signal handler may close what its own thread is starting
+        self._collecting = threading.Lock()
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the port, the connections and those who hold the locks are the parent's."""
+        listener, self._listener, self.url = self._listener, None, None
+        self._renew_locks()
+        self.clients = ScrapeClients()
+        if listener is not None:
+            listener.drop()
+
+
+def _choose_encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """prometheus_client's choice; plain text where it fails on a version that is no number."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        return choose_encoder("")
+
+
+def _url_host(host: str) -> str:
+    if host in ("", "0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+_endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for endpoint in list(_endpoints):
+        endpoint._leave_to_parent()
+    _endpoints.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
