@@ -176,12 +176,12 @@ RULES: Final[tuple[Rule, ...]] = (
         "The policy leaves the reference: the learning rate is too high, beta too low, or the reward is being hacked.",
         "Stop and go back to the last checkpoint before the first bad step; lower the learning rate or raise beta, and "
         "read completions from just before and after.",
-        _HEURISTIC + " Healthy runs stay well below 1 nat per token.",
+        _HEURISTIC + " Averages of healthy public runs stay below 1 nat per token.",
         conditions=(
             Comparison("kl_per_token", Statistic.RATIO, ">", 4.0),
-            Comparison("kl_per_token", Statistic.AVERAGE, ">", 0.5),
+            Comparison("kl_per_token", Statistic.AVERAGE, ">", 1.0),
         ),
-        steps=5,
+        steps=10,
         inhibited_by=("NonFinite",),
     ),
     Rule(
