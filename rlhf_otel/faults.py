@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -55,12 +56,13 @@ def isolated(place: str, doing: str) -> Iterator[None]:
     """Keep an exception of ours from reaching the caller. ``KeyboardInterrupt`` and ``SystemExit`` pass."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - this is the place that logs it
         handle(place, error, doing)
 
 
 def handle(place: str, error: Exception, doing: str) -> None:
-    """As :func:`isolated`, for an ``except`` clause on a hot path, where a context manager would cost too much."""
+    """As :func:`isolated`, for an ``except`` clause on a hot path, where a context manager would cost too
+    much."""
     record(place, error, doing)
     if _raise:
         raise error
@@ -89,7 +91,15 @@ def raise_faults() -> Iterator[None]:
 
 
 def reset() -> None:
-    """Forget all faults; for tests and for a forked child."""
+    """Forget all faults; for tests."""
     with _lock:
         _counts.update(dict.fromkeys(PLACES, 0))
         _logged.clear()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # another thread of the parent may have held it

@@ -1,14 +1,15 @@
 """One endpoint a process: the runs that it exposes, from their start until Prometheus has seen their end.
 
 An ended run stays exposed until every Prometheus server that scrapes this process has seen it twice, at most
-``linger_s``; then its series go, and with the last run the port is closed. Training never waits for that: only the
-end of the process does, and only while a Prometheus server was seen in the last minutes.
+``linger_s``; then its series go, and with the last run the port is closed. Training never waits for that:
+only the end of the process does, and only while a Prometheus server was seen in the last minutes.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -63,7 +64,8 @@ def ended(run: Run, linger_s: float) -> None:
 
 
 def wait(linger_s: float, scrapes_each: int = 2) -> bool:
-    """Wait until ended runs have been scraped, at most ``linger_s`` from the end; True when they have been."""
+    """Wait until ended runs have been scraped, at most ``linger_s`` from the end; True when they have
+    been."""
     endpoint = _endpoint
     return endpoint is None or endpoint.wait_held(linger_s, scrapes_each=scrapes_each)
 
@@ -103,6 +105,17 @@ def _withdraw(run: Run) -> None:
             _endpoint = None
     if idle is not None:
         idle.close()
+
+
+def _forget_in_child() -> None:
+    """A forked child, such as a data loader's worker, observes nothing and ends nothing."""
+    global _endpoint, _lock
+    _lock = threading.Lock()
+    _runs.clear()
+    _endpoint = None
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 @atexit.register
