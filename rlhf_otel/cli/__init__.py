@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from rlhf_otel.cli.demo import demo
 from rlhf_otel.errors import RlhfOtelError
 
 
@@ -18,10 +19,18 @@ def commands() -> None:
 
 @commands.command()
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 when a generated file is stale.")
-@click.option("--root", type=click.Path(file_okay=False, path_type=Path), default=Path(), help="Where to write; default: here.")
-@click.option("--runbook-base", default=None, help="Prefix of runbook links in alerts, such as https://wiki/runbooks.")
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Where to write; default: here.",
+)
+@click.option(
+    "--runbook-base", default=None, help="Prefix of runbook links in alerts, such as https://wiki/runbooks."
+)
 def generate(check: bool, root: Path, runbook_base: str | None) -> None:
-    """Write the alert rules, their tests, configurations and reference pages that follow from the catalogue."""
+    """Write the alert rules, their tests, configurations and reference pages that follow from the
+    catalogue."""
     from rlhf_otel import generate as generator
     from rlhf_otel.generate.rules import RUNBOOK_BASE
 
@@ -33,6 +42,9 @@ def generate(check: bool, root: Path, runbook_base: str | None) -> None:
         raise click.exceptions.Exit(1)
     if not changed:
         click.echo("all generated files are up to date")
+
+
+commands.add_command(demo)
 
 
 def main() -> None:

@@ -87,7 +87,9 @@ class PlainView:
             return
         values = self._last["values"]
         numbers = ", ".join(f"{title} {values[name]:.3g}" for name, title in SHOWN.items() if name in values)
-        self._console.print(f"step {self._last['step']}/{self._steps}: {numbers}", markup=False, highlight=False)
+        self._console.print(
+            f"step {self._last['step']}/{self._steps}: {numbers}", markup=False, highlight=False
+        )
         self._said, self._last = time.monotonic(), None
 
 
@@ -128,7 +130,8 @@ class LiveView:
             table.add_row(title, Text(latest, style="bold", justify="right"), sparkline(series))
         progress = Table.grid(padding=(0, 2))
         progress.add_row(
-            f"step {self._step}/{self._steps}", ProgressBar(total=self._steps, completed=self._step, width=WIDTH)
+            f"step {self._step}/{self._steps}",
+            ProgressBar(total=self._steps, completed=self._step, width=WIDTH),
         )
         return Group(table, progress, *(Text(event, style="yellow") for event in self._events[-6:]))
 

@@ -42,7 +42,7 @@ class Options:
     """Rules that the fault should set off."""
 
 
-def demo(options: Options, console: Console) -> Evidence:
+def run_demo(options: Options, console: Console) -> Evidence:
     """Run the demo; nothing is left running unless asked for."""
     options.run_dir.mkdir(parents=True, exist_ok=True)
     evidence = Evidence(options.fault)

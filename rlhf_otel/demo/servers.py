@@ -100,8 +100,6 @@ class Servers:
         pager = self._start_alertmanager()
         for number in range(self.replicas):
             self._start_prometheus("ab"[number], pager)
-        for server in self.started:
-            server.wait_ready()
 
     def stop(self) -> None:
         """Stop everything that was started."""
@@ -145,5 +143,9 @@ class Servers:
         if path is None:
             raise DemoError(HOW_TO_GET_THEM)
         with (self.directory / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen([path, *options], stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        self.started.append(Server(name, f"http://127.0.0.1:{port}", process))
+            process = subprocess.Popen(
+                [path, *options], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        server = Server(name, f"http://127.0.0.1:{port}", process)
+        self.started.append(server)
+        server.wait_ready()  # before the next looks for a free port

@@ -18,8 +18,9 @@ from rlhf_otel.demo.evidence import Evidence
 from rlhf_otel.demo.live import SHOWN, sparkline
 from rlhf_otel.detection.promql import ENGINE
 
-WATERFALL: Final = 40
-"""Characters of a trace's time axis."""
+WATERFALL: Final = 32
+"""Characters of a trace's time axis: the summary fits into 80 columns."""
+CURVE: Final = 32
 
 
 def summary(evidence: Evidence, servers: bool, run_dir: Path, traces: Path) -> RenderableType:
@@ -49,7 +50,7 @@ def _curves(evidence: Evidence) -> RenderableType:
     for name, title in SHOWN.items():
         series = [step["values"][name] for step in evidence.steps if name in step["values"]]
         if series:
-            table.add_row(title, f"{series[0]:.3g} → {series[-1]:.3g}", sparkline(series))
+            table.add_row(title, f"{series[0]:.3g} → {series[-1]:.3g}", sparkline(series, CURVE))
     return table
 
 
@@ -57,7 +58,9 @@ def _detections(evidence: Evidence, servers: bool) -> RenderableType:
     rules = evidence.rules()
     if not rules:
         return Text("\nNo rule fired, in process or in Prometheus.", style="green")
-    table = Table(title="What was caught", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title="What was caught", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
+    )
     for column in ("rule", "severity", "in process", "Prometheus"):
         table.add_column(column)
     for rule in rules:
@@ -87,7 +90,7 @@ def _in_prometheus(evidence: Evidence, rule: str) -> str:
         return "no"
     parts = []
     for engine, moment in sorted(found.items(), key=lambda item: item[1]):
-        what = {ENGINE.verdict: "verdict", ENGINE.level: "own"}.get(engine, "own")
+        what = {ENGINE.verdict: "verdict", ENGINE.level: "own rule"}.get(engine, "own rule")
         parts.append(f"{what}{_delay(evidence, moment)}")
     return "; ".join(parts)
 
@@ -128,12 +131,18 @@ def _notification(kind: str, note: Any, count: int, evidence: Evidence) -> Rende
                 lines.append(Text(f"  {texts[key]}"))
     repeated = f"; {count} in all, as alerts joined the group" if count > 1 else ""
     title = f"{kind} as it was first delivered{_delay(evidence, note.time_s)}{repeated}"
-    return Panel(Group(*lines), title=title, title_align="left", border_style="red" if kind == "Page" else "yellow")
+    return Panel(
+        Group(*lines), title=title, title_align="left", border_style="red" if kind == "Page" else "yellow"
+    )
 
 
 def _trace(evidence: Evidence) -> RenderableType | None:
     """The trace of the first anomalous step after the fault, else of the slowest kept one."""
-    roots = [span for span in evidence.spans if span["name"] == STEP_SPAN and not span["attributes"].get("rlhf.rank")]
+    roots = [
+        span
+        for span in evidence.spans
+        if span["name"] == STEP_SPAN and not span["attributes"].get("rlhf.rank")
+    ]
     if not roots:
         return None
     after = [s for s in roots if s["attributes"].get(Attribute.STEP, 0) >= (evidence.injected_step or 0)]
@@ -153,7 +162,9 @@ def _trace(evidence: Evidence) -> RenderableType | None:
     return Group("", Text(title, style="bold"), table)
 
 
-def _walk(root: dict[str, Any], spans: Sequence[dict[str, Any]], depth: int = 0) -> list[tuple[int, dict[str, Any]]]:
+def _walk(
+    root: dict[str, Any], spans: Sequence[dict[str, Any]], depth: int = 0
+) -> list[tuple[int, dict[str, Any]]]:
     found = [(depth, root)]
     for span in sorted((s for s in spans if s["parent"] == root["span_id"]), key=lambda s: s["start_s"]):
         found += _walk(span, spans, depth + 1)

@@ -16,11 +16,14 @@ def files(runbook_base: str = rules.RUNBOOK_BASE) -> dict[str, str]:
     timing = Timing()
     return {
         "alerts/rlhf.rules.yaml": rules.rules_file(timing, runbook_base),
-        "alerts/tests/rlhf.rules.test.yaml": rule_tests.tests_file(timing, "../rlhf.rules.yaml", runbook_base),
+        "alerts/tests/rlhf.rules.test.yaml": rule_tests.tests_file(
+            timing, "../rlhf.rules.yaml", runbook_base
+        ),
         "deploy/prometheus.yml": prometheus.config_file(timing, rule_files=["../alerts/rlhf.rules.yaml"]),
         "deploy/alertmanager.yml": alertmanager.config_file(timing),
         "docs/metrics.md": docs.metrics_page(),
         "docs/rules.md": docs.rules_page(),
+        "docs/settings.md": docs.settings_page(),
         **{f"docs/runbooks/{name}.md": page for name, page in docs.runbooks().items()},
     }
 

@@ -13,13 +13,15 @@ RUN: Final = 'run_id=~".+"'
 
 
 def config_file(timing: Timing, receiver_url: str = "http://localhost:9099") -> str:
-    """A configuration whose three receivers post to ``receiver_url`` below /page, /ticket and /watchdog, as YAML."""
+    """A configuration whose three receivers post to ``receiver_url`` below /page, /ticket and /watchdog, as
+    YAML."""
     content: dict[str, Any] = {
         "route": {
             "receiver": "ticket",
             "group_by": ["run_id"],
-            "group_wait": f"{3 * timing.scrape_s}s",  # one scrape and two evaluations: a cause overtakes its effects
-            "group_interval": f"{max(5, 8 * timing.scrape_s)}s",
+            # One scrape and two evaluations: a cause overtakes its effects.
+            "group_wait": f"{3 * timing.scrape_s}s",
+            "group_interval": "5m",  # the second engine's alert joins within 2 minutes: no second page for it
             "repeat_interval": "4h",
             "routes": [
                 {"matchers": ['alertname="RLHFWatchdog"'], "receiver": "watchdog", "repeat_interval": "5m"},
@@ -28,7 +30,10 @@ def config_file(timing: Timing, receiver_url: str = "http://localhost:9099") -> 
         },
         "inhibit_rules": inhibitions(),
         "receivers": [
-            {"name": name, "webhook_configs": [{"url": f"{receiver_url}/{name}", "send_resolved": name != "watchdog"}]}
+            {
+                "name": name,
+                "webhook_configs": [{"url": f"{receiver_url}/{name}", "send_resolved": name != "watchdog"}],
+            }
             for name in ("page", "ticket", "watchdog")
         ],
     }

@@ -9,6 +9,7 @@ from rlhf_otel.catalogue.metrics import METRICS, Metric
 from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule, RuleClass
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.detection.promql import Timing, compile_rule
+from rlhf_otel.settings import PREFIX, STANDARD_VARIABLES, Settings
 from rlhf_otel.sources.trl_logs import SIGNAL_OF_KEY
 
 NOTE: Final = "<!-- Generated from rlhf_otel/catalogue by `rlhf-otel generate`; edit there, not here. -->\n\n"
@@ -22,12 +23,15 @@ def metrics_page() -> str:
     ]
     for group in dict.fromkeys(metric.group for metric in METRICS):
         rows = (_metric_row(metric) for metric in METRICS if metric.group == group)
-        parts.append(f"## {group.capitalize()}\n\n" + _table(("metric", "type", "unit", "labels", "meaning"), rows))
+        parts.append(
+            f"## {group.capitalize()}\n\n" + _table(("metric", "type", "unit", "labels", "meaning"), rows)
+        )
     keys = ((f"`{key}`", f"`{SIGNAL_BY_NAME[name].metric}`") for key, name in SIGNAL_OF_KEY.items())
     parts.append(
-        "## Log keys of TRL\n\nWith the prefix `eval_` a key becomes `rlhf_evaluation_signal`. `rewards/<function>/mean` "
-        "and `/std` become `rlhf_reward_function_mean` and `_std`, `num_tokens` becomes `rlhf_tokens_total`; any other "
-        "number becomes `rlhf_trainer_metric{key}`.\n\n" + _table(("key", "metric"), keys)
+        "## Log keys of TRL\n\nWith the prefix `eval_` a key becomes `rlhf_evaluation_signal`. "
+        "`rewards/<function>/mean` and `/std` become `rlhf_reward_function_mean` and `_std`, `num_tokens` "
+        "becomes `rlhf_tokens_total`; any other number becomes `rlhf_trainer_metric{key}`.\n\n"
+        + _table(("key", "metric"), keys)
     )
     return "\n".join(parts)
 
@@ -37,6 +41,29 @@ def _metric_row(metric: Metric) -> tuple[str, ...]:
     return f"`{metric.name}`", metric.type.value, metric.unit, labels, metric.help
 
 
+def settings_page() -> str:
+    """Every setting of the callback."""
+    rows = (
+        (
+            f"`{name}`",
+            f"`{PREFIX}{name.upper()}`" + (f", `{STANDARD_VARIABLES[name]}`" if name in STANDARD_VARIABLES else ""),
+            "" if field.default is None else f"`{field.default!r}`",
+            field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    )
+    return (
+        NOTE + "# Settings\n\nArguments of `TelemetryCallback` win over variables, those over the YAML file that the argument "
+        f"`config` or the variable `{PREFIX}CONFIG` names. What is unknown, of the wrong type or impossible is refused when "
+        "the callback is constructed.\n\n"
+        + _table(("argument, key in the file", "variable", "default", "meaning"), rows)
+        + "\nTraces are sent where the standard variables of OpenTelemetry say: `OTEL_EXPORTER_OTLP_ENDPOINT` or "
+        "`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, with `OTEL_EXPORTER_OTLP_PROTOCOL` `http/protobuf` (the default) or `grpc`. "
+        "Without an endpoint there are none, and the SDK is not imported. `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, "
+        "`OTEL_TRACES_EXPORTER=none` and `OTEL_SDK_DISABLED` are obeyed.\n"
+    )
+
+
 def rules_page() -> str:
     """Every rule with its evidence."""
     rows = (
@@ -44,8 +71,9 @@ def rules_page() -> str:
         for r in RULES
     )
     return (
-        NOTE + "# Rules\n\nCritical rules page, warnings are tickets, info annotates. *Event* rules are judged in process "
-        "at every step, *level* rules in both engines on the same exported gauge, *outside* rules in Prometheus alone.\n\n"
+        NOTE + "# Rules\n\nCritical rules page, warnings are tickets, info annotates. "
+        "*Event* rules are judged in process at every step, *level* rules in both engines on the same "
+        "exported gauge, *outside* rules in Prometheus alone.\n\n"
         + _table(("rule", "severity", "class", "fires when", "means"), rows)
     )
 
@@ -79,7 +107,8 @@ def _runbook(rule: Rule) -> str:
         RuleClass.OUTSIDE: "by Prometheus alone",
     }[rule.rule_class]
     expressions = "\n\n".join(
-        f"`engine=\"{form.engine}\"`:\n\n```promql\n{form.expression}\n```" for form in compile_rule(rule, Timing())
+        f'`engine="{form.engine}"`:\n\n```promql\n{form.expression}\n```'
+        for form in compile_rule(rule, Timing())
     )
     return (
         f"{NOTE}# {rule.alert}\n\nSeverity: {rule.severity.value}. Judged {where}.\n\n"
@@ -98,8 +127,9 @@ def _queries(rule: Rule) -> str:
     ]
     if not metrics:
         return ""
-    lines = "\n".join(f'{metric}{{run_id="RUN"}}' for metric in dict.fromkeys(metrics))
-    return f"\nTo look closer:\n\n```promql\n{lines}\nrlhf_anomaly_first_step{{run_id=\"RUN\", rule=\"{rule.name}\"}}\n```\n"
+    queries = [f'{metric}{{run_id="RUN"}}' for metric in dict.fromkeys(metrics)]
+    queries.append(f'rlhf_anomaly_first_step{{run_id="RUN", rule="{rule.name}"}}')
+    return "\nTo look closer:\n\n```promql\n" + "\n".join(queries) + "\n```\n"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -1,6 +1,7 @@
 """Series on which alerts with a given expression must fire, and on which they must stay silent.
 
-Values are in promtool's notation at one sample per scrape of 15 s; run ``bad`` and the like must fire, all others not.
+Values are in promtool's notation at one sample per scrape of 15 s; run ``bad`` and the like must fire, all
+others not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class Case(NamedTuple):
 
 
 def _progress(run: str, instance: str, values: str, rank: str = "0") -> dict[str, str]:
-    return {f'rlhf_last_progress_timestamp_seconds{{run_id="{run}",rank="{rank}",instance="{instance}"}}': values}
+    return {
+        f'rlhf_last_progress_timestamp_seconds{{run_id="{run}",rank="{rank}",instance="{instance}"}}': values
+    }
 
 
 def _threshold(run: str, instance: str, values: str) -> dict[str, str]:
@@ -32,6 +35,28 @@ def _threshold(run: str, instance: str, values: str) -> dict[str, str]:
 def _end(run: str, instance: str, values: str, outcome: str = "finished") -> dict[str, str]:
     labels = f'run_id="{run}",outcome="{outcome}",rank="0",instance="{instance}"'
     return {f"rlhf_run_end_timestamp_seconds{{{labels}}}": values}
+
+
+def _nonfinite(run: str, instance: str, values: str, started: str) -> dict[str, str]:
+    labels = f'run_id="{run}",rank="0",instance="{instance}"'
+    return {
+        f'rlhf_signal_nonfinite_total{{{labels},signal="loss"}}': values,
+        f"rlhf_process_start_time_seconds{{{labels}}}": started,
+    }
+
+
+def _faults(run: str, values: str) -> dict[str, str]:
+    labels = f'run_id="{run}",place="journal",rank="0",instance="i"'
+    return {f"rlhf_telemetry_faults_total{{{labels}}}": values}
+
+
+def _collapsed(run: str) -> dict[str, str]:
+    return {f'rlhf_signal_shift{{run_id="{run}",signal="reward",instance="i"}}': "-10x80"}
+
+
+def _verdict(run: str, rule: str, values: str) -> dict[str, str]:
+    labels = f'run_id="{run}",rule="{rule}",severity="critical",instance="i"'
+    return {f"rlhf_anomaly_active{{{labels}}}": values}
 
 
 LIFE: Final[dict[str, str]] = {
@@ -69,16 +94,12 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
         Case(
             "seen by the counter alone",
             {
-                'rlhf_signal_nonfinite_total{run_id="bad",rank="0",instance="i1",signal="loss"}': "0x20 1x40",
-                'rlhf_process_start_time_seconds{run_id="bad",rank="0",instance="i1"}': "0x60",
+                **_nonfinite("bad", "i1", "0x20 1x40", started="0x60"),
                 # the first scrape already shows 1
-                'rlhf_signal_nonfinite_total{run_id="early",rank="0",instance="i2",signal="reward"}': "_x34 1x30",
-                'rlhf_process_start_time_seconds{run_id="early",rank="0",instance="i2"}': "_x34 500x30",
+                **_nonfinite("early", "i2", "_x34 1x30", started="_x34 500x30"),
                 # an old total that comes back after Prometheus was away
-                'rlhf_signal_nonfinite_total{run_id="old",rank="0",instance="i3",signal="loss"}': "_x34 7x60",
-                'rlhf_process_start_time_seconds{run_id="old",rank="0",instance="i3"}': "_x34 -90000x60",
-                'rlhf_signal_nonfinite_total{run_id="good",rank="0",instance="i4",signal="loss"}': "0x90",
-                'rlhf_process_start_time_seconds{run_id="good",rank="0",instance="i4"}': "0x90",
+                **_nonfinite("old", "i3", "_x34 7x60", started="_x34 -90000x60"),
+                **_nonfinite("good", "i4", "0x90", started="0x90"),
             },
             ({"run_id": "bad", "rank": "0"}, {"run_id": "early", "rank": "0"}),
         )
@@ -105,8 +126,8 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
         Case(
             "a fault; none",
             {
-                'rlhf_telemetry_faults_total{run_id="bad",place="journal",rank="0",instance="i"}': "0x20 1x60",
-                'rlhf_telemetry_faults_total{run_id="good",place="journal",rank="0",instance="i"}': "0x80",
+                **_faults("bad", "0x20 1x60"),
+                **_faults("good", "0x80"),
             },
             ({"run_id": "bad", "place": "journal", "rank": "0"},),
         )
@@ -115,13 +136,13 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
         Case(
             "level without verdict; both; one that a non-finite value explains away",
             {
-                'rlhf_signal_shift{run_id="bad",signal="reward",instance="i"}': "-10x80",
-                'rlhf_anomaly_active{run_id="bad",rule="RewardCollapse",severity="critical",instance="i"}': "0x80",
-                'rlhf_signal_shift{run_id="good",signal="reward",instance="i"}': "-10x80",
-                'rlhf_anomaly_active{run_id="good",rule="RewardCollapse",severity="critical",instance="i"}': "1x80",
-                'rlhf_signal_shift{run_id="nan",signal="reward",instance="i"}': "-10x80",
-                'rlhf_anomaly_active{run_id="nan",rule="RewardCollapse",severity="critical",instance="i"}': "0x80",
-                'rlhf_anomaly_active{run_id="nan",rule="NonFinite",severity="critical",instance="i"}': "1x80",
+                **_collapsed("bad"),
+                **_verdict("bad", "RewardCollapse", "0x80"),
+                **_collapsed("good"),
+                **_verdict("good", "RewardCollapse", "1x80"),
+                **_collapsed("nan"),
+                **_verdict("nan", "RewardCollapse", "0x80"),
+                **_verdict("nan", "NonFinite", "1x80"),
             },
             ({"run_id": "bad"},),
         )

@@ -10,7 +10,8 @@ from rlhf_otel.generate.yaml_text import dump
 
 JOB: Final = "rlhf"
 SAMPLE_LIMIT: Final = 1000
-"""Samples of one scrape above which Prometheus refuses it: a run stays below 400 series, and each of the buckets counts."""
+"""Samples of one scrape above which Prometheus refuses it: a run stays below 400 series, and each of the
+buckets counts."""
 
 
 def config_file(

@@ -1,7 +1,7 @@
 """promtool tests: for every alert a run on which it fires and runs on which it stays silent.
 
-Verdict and level alerts get their series from the rule's own conditions; alerts with a given expression have theirs in
-``outside_cases``.
+Verdict and level alerts get their series from the rule's own conditions; alerts with a given expression have
+theirs in ``outside_cases``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from rlhf_otel.catalogue.rules import Comparison, Rule, RuleClass
+from rlhf_otel.catalogue.rules import RULES, Comparison, Rule, RuleClass
 from rlhf_otel.detection.promql import ENGINE, AlertForm, Timing, series
 from rlhf_otel.generate import rules
 from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
@@ -19,7 +19,7 @@ INSTANCE: Final = "host:9464"
 EVALUATED_AFTER: Final = "10m"
 
 
-def tests_file(timing: Timing, rules_path: str, runbook_base: str = rules.RUNBOOK_BASE) -> str:
+def tests_file(timing: Timing, rules_path: str, runbook_base: str) -> str:
     """All tests, as promtool's YAML."""
     tests = [_test(form, case, timing, runbook_base) for form in rules.forms(timing) for case in _cases(form)]
     return dump({"rule_files": [rules_path], "evaluation_interval": f"{timing.scrape_s}s", "tests": tests})
@@ -46,7 +46,7 @@ def _test(form: AlertForm, case: Case, timing: Timing, runbook_base: str) -> dic
 
 
 def _expected(form: AlertForm, labels: Mapping[str, str], case: Case, runbook_base: str) -> dict[str, Any]:
-    texts = rules.annotations(form.rule, runbook_base)
+    texts = rules.annotation_texts(form.rule, runbook_base)
     texts["summary"] = texts["summary"].replace("{{ $labels.run_id }}", labels.get("run_id", ""))
     if "observed" in texts:
         texts["observed"], texts["trace_id"] = case.observed, case.trace_id
@@ -95,12 +95,14 @@ def _level_case(rule: Rule) -> Case:
         found[_level_series(comparison, "one-scrape")] = f"{sound:g}x30 {breach:g} {sound:g}x20"
         for other in range(len(comparisons)) if len(comparisons) > 1 else ():
             value = breach if other == position else sound
-            found[_level_series(comparison, f"only-{comparisons[other].signal}-{comparisons[other].statistic}")] = (
-                f"{value:g}x52"
-            )
+            found[
+                _level_series(comparison, f"only-{comparisons[other].signal}-{comparisons[other].statistic}")
+            ] = f"{value:g}x52"
     if rule.after_step:
         for run in ("bad", "good", "one-scrape"):
-            found[_series_name("rlhf_step", {"run_id": run, "instance": INSTANCE})] = f"{rule.after_step + 1}x52"
+            found[_series_name("rlhf_step", {"run_id": run, "instance": INSTANCE})] = (
+                f"{rule.after_step + 1}x52"
+            )
     firing = {"run_id": "bad", "instance": INSTANCE, **_own_labels(comparisons[0])}
     return Case("sustained breach, not a single scrape", found, (firing,), EVALUATED_AFTER)
 
@@ -132,4 +134,4 @@ def _beyond(comparison: Comparison, factor: float, step: float) -> float:
 
 def rule_names_without_case() -> Iterable[str]:
     """Rules with a given expression that lack a case; for a test."""
-    return [rule.name for rule in rules.RULES if rule.promql is not None and rule.name not in OUTSIDE_CASES]
+    return [rule.name for rule in RULES if rule.promql is not None and rule.name not in OUTSIDE_CASES]

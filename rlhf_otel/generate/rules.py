@@ -34,7 +34,7 @@ def alert(form: AlertForm, runbook_base: str) -> dict[str, Any]:
     if form.keep_firing:
         content["keep_firing_for"] = form.keep_firing
     content["labels"] = labels(form)
-    content["annotations"] = annotations(form.rule, runbook_base)
+    content["annotations"] = annotation_texts(form.rule, runbook_base)
     return content
 
 
@@ -43,8 +43,9 @@ def labels(form: AlertForm) -> dict[str, str]:
     return {"severity": form.rule.severity.value, "rule": form.rule.name, "engine": form.engine}
 
 
-def annotations(rule: Rule, runbook_base: str) -> dict[str, str]:
-    """What the page says. ``$labels.rule`` is empty in annotations of the alert that sets it, hence the constants."""
+def annotation_texts(rule: Rule, runbook_base: str) -> dict[str, str]:
+    """What the page says. ``$labels.rule`` is empty in annotations of the alert that sets it, hence the
+    constants."""
     texts = {
         "summary": f"Run {{{{ $labels.run_id }}}}: {rule.summary}",
         "description": f"{rule.cause} What to do: {rule.remedy}",
