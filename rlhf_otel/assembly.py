@@ -37,7 +37,7 @@ class RawStep(NamedTuple):
 
 
 class Assembler:
-    """Turns raw steps into records; remembers what spans steps (tokens and the time of the last generation)."""
+    """Turns raw steps into records; remembers what spans steps (tokens, end of the last generation)."""
 
     def __init__(self, tokens: float, started_ns: int) -> None:
         self._tokens = tokens

@@ -1,8 +1,8 @@
 """The background thread: judging, encoding, disk and network, away from training.
 
-Work is handed over without waking the thread, which looks for it every :data:`POLL_S`: a wake-up would cost the
-training thread more than everything else that it does here. The queue is bounded: when it is full, work is dropped
-and counted, never waited for.
+Work is handed over without waking the thread, which looks for it every :data:`POLL_S`: a wake-up would cost
+the training thread more than everything else that it does here. The queue is bounded: when it is full, work
+is dropped and counted, never waited for.
 """
 
 from __future__ import annotations
@@ -80,8 +80,10 @@ class Background:
                 function, arguments = self._jobs.popleft()
                 try:
                     function(*arguments)
-                except Exception as error:
-                    faults.record("background", error, f"running {getattr(function, '__qualname__', function)}")
+                except Exception as error:  # noqa: BLE001 - faults logs it
+                    faults.record(
+                        "background", error, f"running {getattr(function, '__qualname__', function)}"
+                    )
             if last_round:
                 return
             self._wake.acquire(timeout=POLL_S)

@@ -1,7 +1,8 @@
 """The callback: ``GRPOTrainer(..., callbacks=[TelemetryCallback()])`` is the whole integration.
 
-Callbacks are not handed the trainer. It is found in the frame that calls ``on_init_end``, which every trainer of
-transformers does from its constructor. An exception in a callback would end training, so that none leaves this module.
+Callbacks are not handed the trainer. It is found in the frame that calls ``on_init_end``, which every trainer
+of transformers does from its constructor. An exception in a callback would end training, so that none leaves
+this module.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _safe(method: _Method) -> _Method:
     def safe(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - faults logs it
             faults.handle("callback", error, f"handling {method.__name__}")
 
     return safe  # type: ignore[return-value]  # the wrapper has the wrapped method's signature
@@ -43,8 +44,9 @@ def _safe(method: _Method) -> _Method:
 class TelemetryCallback(TrainerCallback):
     """Observes a TRL trainer: metrics, spans, rules and journal.
 
-    Arguments are the fields of :class:`rlhf_otel.settings.Settings`; ``config`` names a YAML file with them. What is
-    not given comes from the environment (``RLHF_OTEL_*``, ``OTEL_*``), then from the file, then from the defaults.
+    Arguments are the fields of :class:`rlhf_otel.settings.Settings`; ``config`` names a YAML file with them.
+    What is not given comes from the environment (``RLHF_OTEL_*``, ``OTEL_*``), then from the file, then from
+    the defaults.
 
     Raises:
         ConfigurationError: a setting is unknown, of the wrong type, or impossible.
@@ -87,7 +89,7 @@ class TelemetryCallback(TrainerCallback):
 
     @_safe
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Find the trainer and see how its ``train`` ends: ``on_train_end`` is skipped when training raises."""
+        """Find the trainer and see how its ``train`` ends: on exceptions ``on_train_end`` is skipped."""
         self._adopt(_calling_trainer())
 
     @_safe
@@ -187,8 +189,8 @@ def _calling_trainer() -> Any:
 class _Sigterm:
     """Pre-emption: say that the run was interrupted, then do what SIGTERM would have done without us.
 
-    A handler of the user's is called at once, since it may need the time to save; without one, the process stays
-    until Prometheus has seen the interruption, for a bounded time, and then dies of the signal.
+    A handler of the user's is called at once, since it may need the time to save; without one, the process
+    stays until Prometheus has seen the interruption, for a bounded time, and then dies of the signal.
     """
 
     def __init__(self, run: Run, previous: Any) -> None:
@@ -201,15 +203,17 @@ class _Sigterm:
         """Chain to the present handler. None outside the main thread, where Python allows no handler."""
         if threading.current_thread() is not threading.main_thread():
             return None
-        handler = cls(run, signal.getsignal(signal.SIGTERM))
-        if handler._previous is None or handler._previous is signal.SIG_IGN:
+        previous = signal.getsignal(signal.SIGTERM)
+        if previous is None or previous is signal.SIG_IGN:
             return None
+        handler = cls(run, previous)
         signal.signal(signal.SIGTERM, handler)
         return handler
 
     def uninstall(self) -> None:
         """Put the handler before us back, unless another took our place."""
-        if signal.getsignal(signal.SIGTERM) is self:
+        present: object = signal.getsignal(signal.SIGTERM)
+        if present is self:
             signal.signal(signal.SIGTERM, self._previous)
 
     def __call__(self, number: int, frame: Any) -> None:

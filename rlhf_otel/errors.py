@@ -19,7 +19,7 @@ class RlhfOtelError(Exception):
 
 
 class ConfigurationError(RlhfOtelError, ValueError):
-    """A setting is unknown, of the wrong type, or impossible; the message names key, value and what is allowed."""
+    """A setting is unknown, of the wrong type, or impossible; the message names key, value and choices."""
 
 
 class CatalogueError(RlhfOtelError):

@@ -1,7 +1,7 @@
 """The pipeline: a step record in, detection, a snapshot to be scraped, and delivery in the background.
 
-The one place where an exporter's fault is isolated from the others. Steps are judged, published and exported on the
-background thread; the training thread only submits them.
+The one place where an exporter's fault is isolated from the others. Steps are judged, published and exported
+on the background thread; the training thread only submits them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ SLOW_ZSCORE: Final = 6.0
 TRACE_ID_SECONDS: Final = 60.0
 """A rule's trace id, a label, changes at most this often."""
 PEAK_DECAY: Final = 0.99
-"""Per-step decay of the slowest usual step, so that one long compilation is forgotten after some hundred steps."""
+"""Per-step decay of the slowest usual step: one long compilation is forgotten after some hundred steps."""
+
 
 class Pipeline:
     """One run's way from records to exporters."""
@@ -59,7 +60,9 @@ class Pipeline:
         self._unmapped: dict[str, float] = {}
         self._nonfinite = {signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite}
         self._values: dict[str, float] = {}
-        self._histograms = {StepKind.GENERATE.value: HistogramState((0,) * (len(STEP_DURATION_BUCKETS) + 1), 0.0)}
+        self._histograms = {
+            StepKind.GENERATE.value: HistogramState((0,) * (len(STEP_DURATION_BUCKETS) + 1), 0.0)
+        }
         self._exemplars: dict[str, tuple[float, str, float]] = {}
         self._traced: dict[str, tuple[str, float]] = {}
         self._peak_s = 0.0
@@ -88,8 +91,10 @@ class Pipeline:
         self._background.start()
         self._submit(run_record(self.identity, dict(config)))
 
-    def step(self, record: StepRecord, tokens: float, telemetry_s: float, skipped_steps: int = 0) -> list[Anomaly]:
-        """Judge a step, publish it, export it; on the background thread. Returns the anomalies that begin with it."""
+    def step(
+        self, record: StepRecord, tokens: float, telemetry_s: float, skipped_steps: int = 0
+    ) -> list[Anomaly]:
+        """Judge a step, publish it, export it; on the background thread. Returns the new anomalies."""
         record.values["step_duration"] = duration = record.duration_s
         for name, count in record.nonfinite.items():
             if name in self._nonfinite:
@@ -191,13 +196,15 @@ class Pipeline:
         """Whether steps arrive and are sound; with the reason where not."""
         snapshot, end = self.snapshot, self.end_of_run
         if end is not None:
-            return end.outcome is not Outcome.FAILED, f"run {end.outcome} at step {end.step}: {end.reason}".rstrip(": ")
+            said = f"run {end.outcome} at step {end.step}: {end.reason}".rstrip(": ")
+            return end.outcome is not Outcome.FAILED, said
         waited = time.time() - snapshot.time_s
         if waited > snapshot.stall_threshold_s:
             return False, f"stalled: no step for {waited:.0f} s after step {snapshot.step}"
         for verdict in snapshot.verdicts:
             if verdict.active and verdict.rule.name == "NonFinite":
-                return False, f"non-finite {verdict.signal} at step {verdict.first_step}: {RULE_BY_NAME['NonFinite'].summary}"
+                what = f"non-finite {verdict.signal} at step {verdict.first_step}"
+                return False, f"{what}: {RULE_BY_NAME['NonFinite'].summary}"
         return True, f"ok: step {snapshot.step}"
 
     # --- parts of a step
@@ -209,7 +216,9 @@ class Pipeline:
         total = (before.total if before else 0.0) + duration
         self._histograms[kind.value] = HistogramState(tuple(counts), total, self._exemplars.get(kind))
 
-    def _capped(self, known: dict[str, Any], fresh: Mapping[str, Any], cap: int, label: str) -> dict[str, Any]:
+    def _capped(
+        self, known: dict[str, Any], fresh: Mapping[str, Any], cap: int, label: str
+    ) -> dict[str, Any]:
         merged = {**known, **fresh}
         if len(merged) > cap:
             kept = list(merged)[:cap]
@@ -234,7 +243,9 @@ class Pipeline:
         if self._journal is not None:
             self._background.submit(self._journal.write, record)
 
-    def _deliver(self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly]) -> None:
+    def _deliver(
+        self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly]
+    ) -> None:
         if self._journal is not None:
             self._journal.write(step_record(record))
             for anomaly in anomalies:
@@ -242,20 +253,23 @@ class Pipeline:
         if self._traces is not None:
             self._deliver_traces(record, statistics, anomalies)
 
-    def _deliver_traces(self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly]) -> None:
+    def _deliver_traces(
+        self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly]
+    ) -> None:
         assert self._traces is not None
         duration = statistics.get("step_duration")
         slow = duration is not None and duration.zscore is not None and duration.zscore > SLOW_ZSCORE
         failed = any(phase.failed for phase in record.phases)
         for kept, reason in self._policy.offer(record, slow, anomalies, failed):
             self._traces.export(kept, anomalies if kept is record else (), reason)
-            self._exemplars[kept.kind.value] = (kept.duration_s, self._trace_id(kept.step), kept.time_ns / 1e9)
+            exemplar = (kept.duration_s, self._trace_id(kept.step), kept.time_ns / 1e9)
+            self._exemplars[kept.kind.value] = exemplar
 
 
 def _trace_exporter(identity: RunIdentity) -> Any:
-    """The OTLP exporter, where the standard variables name an endpoint; its packages are imported only then."""
+    """The OTLP exporter, where the standard variables name an endpoint; imported only then."""
     from rlhf_otel.exporters.traces import TraceExporter
 
     with faults.isolated("traces", "setting up the OTLP trace exporter"):
         return TraceExporter.from_environment(identity)
-    return None
+    return None  # type: ignore[unreachable]  # isolated() may swallow the exception

@@ -116,7 +116,7 @@ class RunEnd:
 
 
 class HistogramState(NamedTuple):
-    """Counts of step durations: per bucket (not cumulative, the last is the overflow) and their sum in seconds."""
+    """Step durations: count per bucket (not cumulative, the last is the overflow), and sum in seconds."""
 
     counts: tuple[int, ...]
     total: float

@@ -1,7 +1,8 @@
 """A run: the sources of one trainer, joined to a pipeline.
 
-It turns the trainer's events into raw steps, which the background thread assembles and judges. A step reaches from the end of the one before it to its own end, so
-that evaluation, checkpoints and data loading, which lie between two steps of the trainer, belong to one.
+It turns the trainer's events into raw steps, which the background thread assembles and judges. A step reaches
+from the end of the one before it to its own end, so that evaluation, checkpoints and data loading, which lie
+between two steps of the trainer, belong to one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ FLUSH_S = 5.0
 
 
 class Run:
-    """Observes one training run of ``trainer``, or of an unknown trainer (None) by its callback events alone."""
+    """Observes one run of ``trainer``, or of an unknown trainer (None) by its callback events alone."""
 
     def __init__(self, trainer: Any, settings: Settings) -> None:
         self.settings = settings
@@ -75,7 +76,9 @@ class Run:
         self.pipeline.start(planned_steps, step, _config(self._trainer))
         if self.settings.metrics_port != "off":
             port = self.settings.metrics_port
-            serving.expose(self, self.settings.metrics_host, port + self._run_identity.local_rank if port else 0)
+            serving.expose(
+                self, self.settings.metrics_host, port + self._run_identity.local_rank if port else 0
+            )
         self._step_start_ns = perf_counter_ns()
 
     def before_optimizer(self, optimizer: Any) -> None:
@@ -103,7 +106,7 @@ class Run:
         self.recorder.seconds["telemetry"] += spent * 1e-9
 
     def logged(self, logs: Mapping[Any, Any], step: int) -> None:
-        """The trainer has logged: evaluation values, or, of trainers without per-step lists, the step's values."""
+        """The trainer has logged: evaluation values or, without per-step lists, the step's values."""
         mapped = map_logs(logs)
         if mapped.evaluation:
             self.pipeline.evaluation(mapped.evaluation, step)
@@ -220,8 +223,8 @@ def _sentence(anomaly: Anomaly) -> str:
     unit = SIGNAL_BY_NAME[anomaly.signal].unit if anomaly.signal in SIGNAL_BY_NAME else ""
     unit = "" if unit in ("1", "ratio") else f" {unit}"
     return (
-        f"{anomaly.rule} ({anomaly.severity}) at step {anomaly.step}: {anomaly.signal} is {anomaly.value:.4g}{unit}"
-        f"{usual}; since step {anomaly.first_step}. {anomaly.cause} {anomaly.remedy}"
+        f"{anomaly.rule} ({anomaly.severity}) at step {anomaly.step}: {anomaly.signal} is "
+        f"{anomaly.value:.4g}{unit}{usual}; since step {anomaly.first_step}. {anomaly.cause} {anomaly.remedy}"
     )
 
 

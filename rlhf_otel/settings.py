@@ -1,8 +1,8 @@
 """Settings of the callback: by argument, by environment, by YAML file, in that order.
 
-The environment has ``RLHF_OTEL_<FIELD>`` for every field, and the standard OpenTelemetry variables where there is
-one. The YAML file is named by the argument or variable ``config``. An unknown key, a wrong type or an impossible
-value is a :class:`~rlhf_otel.errors.ConfigurationError` at construction.
+The environment has ``RLHF_OTEL_<FIELD>`` for every field, and the standard OpenTelemetry variables where
+there is one. The YAML file is named by the argument or variable ``config``. An unknown key, a wrong type or
+an impossible value is a :class:`~rlhf_otel.errors.ConfigurationError` at construction.
 """
 
 from __future__ import annotations
@@ -30,28 +30,40 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    run_id: str | None = Field(None, min_length=1, max_length=200, description="Identity of the run on every series.")
+    run_id: str | None = Field(
+        None, min_length=1, max_length=200, description="Identity of the run on every series."
+    )
     run_name: str | None = Field(None, max_length=200, description="Name for people.")
     team: str = Field("", max_length=100, description="Team that owns the run; routes its alerts.")
     owner: str = Field("", max_length=100, description="Person who is asked about the run.")
     metrics_host: str = Field("localhost", min_length=1, description="Address that /metrics listens on.")
     metrics_port: int | Literal["off"] = Field(
-        9464, description="Port of /metrics; the local rank is added. 0 takes a free one, 'off' serves nothing."
+        9464,
+        description="Port of /metrics; the local rank is added. 0 takes a free one, 'off' serves nothing.",
     )
     journal: Path | Literal["off"] | None = Field(
         None, description="Directory of the journal; by default 'rlhf_otel' in the trainer's output_dir."
     )
     trace_one_in: int = Field(100, ge=1, description="One in so many healthy steps is kept as a trace.")
-    stall_floor_s: float = Field(300.0, gt=0, description="Seconds without a step that never count as a stall.")
-    stall_multiple: float = Field(3.0, gt=1, description="Multiple of the slowest usual step that counts as a stall.")
-    linger_s: float = Field(
-        60.0, ge=0, le=600, description="Seconds, at most, that a process stays after training until Prometheus knows."
+    stall_floor_s: float = Field(
+        300.0, gt=0, description="Seconds without a step that never count as a stall."
     )
-    system_interval_s: float = Field(5.0, ge=0.5, description="Seconds between readings of GPU, host and allocator.")
+    stall_multiple: float = Field(
+        3.0, gt=1, description="Multiple of the slowest usual step that counts as a stall."
+    )
+    linger_s: float = Field(
+        60.0,
+        ge=0,
+        le=600,
+        description="Seconds, at most, that a process stays after training until Prometheus knows.",
+    )
+    system_interval_s: float = Field(
+        5.0, ge=0.5, description="Seconds between readings of GPU, host and allocator."
+    )
 
 
 def load(config: str | Path | None = None, **arguments: Any) -> Settings:
-    """Settings from arguments, environment and file. Raises ConfigurationError naming key, value and what is allowed."""
+    """Settings from arguments, environment and file. Raises ConfigurationError."""
     given = {key: value for key, value in arguments.items() if value is not None}
     environment = _environment()
     path = config or environment.pop("config", None)
@@ -96,7 +108,9 @@ def _file(path: str | Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigurationError(f"config file {path} must be a mapping of settings to values, it is {content!r:.80}")
+        raise ConfigurationError(
+            f"config file {path} must be a mapping of settings to values, it is {content!r:.80}"
+        )
     return content
 
 

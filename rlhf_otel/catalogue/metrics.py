@@ -24,7 +24,7 @@ class MetricType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric family. ``name`` is the name of its series: with ``_total`` for counters, ``_info`` for info."""
+    """One metric family. ``name`` is that of its series: ``_total`` for counters, ``_info`` for info."""
 
     name: str
     type: MetricType

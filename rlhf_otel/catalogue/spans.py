@@ -17,7 +17,8 @@ ANOMALY_EVENT: Final = "rlhf.anomaly"
 
 
 class Scope(StrEnum):
-    """Whether a phase waits for other ranks. Synchronous ranks tie in a collective phase, so only local ones tell who is slow."""
+    """Whether a phase waits for other ranks. Synchronous ranks tie in a collective phase, so only local ones
+    tell who is slow."""
 
     LOCAL = "local"
     COLLECTIVE = "collective"
@@ -85,7 +86,7 @@ class Attribute(StrEnum):
 
 
 class StepKind(StrEnum):
-    """Steps that generate completions and steps that train again on earlier ones differ in time and in signals."""
+    """Steps that generate completions and steps that train on them again differ in time and signals."""
 
     GENERATE = "generate"
     REUSE = "reuse"

@@ -1,8 +1,8 @@
 """Streaming baselines: what is usual for a signal, in O(1) per step.
 
 A baseline never includes the value it judges, ignores non-finite values, and cannot be dragged along by an
-anomaly: outliers enter clipped, and from the third in a row not at all, until after :data:`PATIENCE` steps the
-new level is accepted as usual.
+anomaly: outliers enter clipped, and from the third in a row not at all, until after :data:`PATIENCE` steps
+the new level is accepted as usual.
 
 Statistics of a value ``x`` against a baseline with mean ``m`` and scale ``s``
 (the scale is 1.2533 times the mean absolute deviation, which for a normal distribution is its standard
@@ -27,11 +27,11 @@ from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.records import Statistics
 
 WARM_UP: Final = 20
-"""Values before anything relative is known: the standard error of the mean is then below a quarter of the scale."""
+"""Values before anything relative is known: the mean's standard error is then below 1/4 of the scale."""
 FAST_STEPS: Final = 10
 SLOW_STEPS: Final = 100
 OUTLIER_SCALES: Final = 4.0
-"""Distance, in scales, from which a value counts as an outlier and enters clipped (Huber's psi with a wide bend)."""
+"""Distance, in scales, from which a value is an outlier and enters clipped (Huber's psi, wide bend)."""
 FREEZE_AFTER: Final = 2
 """Outliers in a row that still enter."""
 PATIENCE: Final = 500
@@ -63,7 +63,7 @@ class Baseline:
 
     @property
     def scale(self) -> float:
-        """Usual deviation from the mean, in the signal's unit; positive once values differ or a resolution is set."""
+        """Usual deviation from the mean, in its unit; positive once values differ or a resolution is set."""
         return max(NORMAL_MEAN_DEVIATION * self.deviation, self._resolution, self._relative * abs(self.mean))
 
     def observe(self, value: float) -> Statistics:

@@ -1,8 +1,8 @@
 """The detector: evaluates every rule at every step and keeps each rule's verdict.
 
 A rule fires when all its conditions held for ``rule.steps`` consecutive steps. Its verdict then stays active
-until :data:`LATCH_STEPS` clean steps and :data:`LATCH_SECONDS` have passed since its last breach, so that a scrape
-cannot miss it. While an inhibiting rule is active, a rule neither fires nor counts.
+until :data:`LATCH_STEPS` clean steps and :data:`LATCH_SECONDS` have passed since its last breach, so that a
+scrape cannot miss it. While an inhibiting rule is active, a rule neither fires nor counts.
 """
 
 from __future__ import annotations
@@ -105,7 +105,11 @@ class Detector:
         state.pending = 0
         state.clean += 1
         verdict = state.verdict
-        if not verdict.active or state.clean < LATCH_STEPS or record.time_ns - verdict.last_time_ns < LATCH_NS:
+        if (
+            not verdict.active
+            or state.clean < LATCH_STEPS
+            or record.time_ns - verdict.last_time_ns < LATCH_NS
+        ):
             return False
         state.verdict = verdict._replace(active=False)
         return True
@@ -199,7 +203,11 @@ def _fire(state: _RuleState, record: StepRecord, statistics: dict[str, Statistic
     statistic = "nonfinite"
     if isinstance(condition, Comparison):
         threshold, statistic = condition.threshold, condition.statistic.value
-        observed = value if condition.statistic is Statistic.VALUE or known is None else statistic_of(known, condition.statistic)
+        observed = (
+            value
+            if condition.statistic is Statistic.VALUE or known is None
+            else statistic_of(known, condition.statistic)
+        )
     if record.lag.get(signal):
         state.since -= record.lag[signal]
     usual = known.baseline if known else None

@@ -1,9 +1,9 @@
 """Compiles rules to PromQL: the second engine, over the same exported numbers.
 
-Level rules use ``min_over_time`` or ``max_over_time`` over a window instead of ``for``: one failed scrape writes
-stale markers, which would reset ``for``. Event rules alert on the in-process verdict, which is latched longer
-than any scrape interval. Critical level rules come in both forms under one alert name, told apart by the label
-``engine``.
+Level rules use ``min_over_time`` or ``max_over_time`` over a window instead of ``for``: one failed scrape
+writes stale markers, which would reset ``for``. Event rules alert on the in-process verdict, which is latched
+longer than any scrape interval. Critical level rules come in both forms under one alert name, told apart by
+the label ``engine``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def compile_rule(rule: Rule, timing: Timing) -> list[AlertForm]:
     if rule.rule_class is RuleClass.OUTSIDE:
         assert rule.promql is not None
         return [_given(rule, rule.promql, timing, ENGINE.outside, "")]
-    verdict = AlertForm(rule, ENGINE.verdict, f'rlhf_anomaly_active{{rule="{rule.name}"}} == 1', keep_firing=keep)
+    verdict = AlertForm(
+        rule, ENGINE.verdict, f'rlhf_anomaly_active{{rule="{rule.name}"}} == 1', keep_firing=keep
+    )
     if rule.rule_class is RuleClass.LEVEL:
         level = AlertForm(rule, ENGINE.level, _level(rule, timing), keep_firing=keep)
         return [verdict, level] if rule.severity is Severity.CRITICAL else [level]

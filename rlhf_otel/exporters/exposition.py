@@ -1,8 +1,8 @@
 """Exposition: metric families for Prometheus, collected from run views at scrape time.
 
-Which families exist, with type, help and labels, is the catalogue's business; here each family has one function that
-yields its samples from a :class:`~rlhf_otel.records.RunView`. A family that fails is left out and counted; the others
-are exposed all the same.
+Which families exist, with type, help and labels, is the catalogue's business; here each family has one
+function that yields its samples from a :class:`~rlhf_otel.records.RunView`. A family that fails is left out
+and counted; the others are exposed all the same.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RunsCollector(Collector):
         for metric in METRICS:
             try:
                 family = _family(metric, views)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - faults logs it
                 faults.record("exposition", error, f"exposing {metric.name}")
                 continue
             if family.samples:
@@ -190,7 +190,8 @@ _scalar("rlhf_evaluations_total", lambda v: v.snapshot.evaluations)
 _scalar("rlhf_checkpoints_total", lambda v: v.snapshot.checkpoints)
 _scalar("rlhf_last_checkpoint_step", lambda v: v.snapshot.last_checkpoint and v.snapshot.last_checkpoint[0])
 _scalar(
-    "rlhf_last_checkpoint_timestamp_seconds", lambda v: v.snapshot.last_checkpoint and v.snapshot.last_checkpoint[1]
+    "rlhf_last_checkpoint_timestamp_seconds",
+    lambda v: v.snapshot.last_checkpoint and v.snapshot.last_checkpoint[1],
 )
 _by_label("rlhf_run_end_timestamp_seconds", lambda v: {v.end.outcome: v.end.time_ns / 1e9} if v.end else {})
 
@@ -226,8 +227,12 @@ _by_label("rlhf_dropped_series_total", lambda v: v.snapshot.dropped)
 
 # --- reward functions
 
-_by_label("rlhf_reward_function_mean", lambda v: {k: mean for k, (mean, _) in v.snapshot.reward_functions.items()})
-_by_label("rlhf_reward_function_std", lambda v: {k: std for k, (_, std) in v.snapshot.reward_functions.items()})
+_by_label(
+    "rlhf_reward_function_mean", lambda v: {k: mean for k, (mean, _) in v.snapshot.reward_functions.items()}
+)
+_by_label(
+    "rlhf_reward_function_std", lambda v: {k: std for k, (_, std) in v.snapshot.reward_functions.items()}
+)
 _by_label("rlhf_reward_function_none_total", lambda v: v.function_none)
 _by_label("rlhf_reward_function_errors_total", lambda v: v.function_errors)
 _by_label("rlhf_reward_function_seconds_total", lambda v: v.function_seconds)

@@ -1,7 +1,7 @@
 """Groups of completions, from the buffers that the trainer has already gathered.
 
-TRL's ``frac_reward_zero_std`` is not the share of groups without advantage: with ``scale_rewards="batch"`` it is 0
-where half of the groups are dead, and RLOO takes it after the KL penalty.
+TRL's ``frac_reward_zero_std`` is not the share of groups without advantage: with ``scale_rewards="batch"`` it
+is 0 where half of the groups are dead, and RLOO takes it after the KL penalty.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def last_generation(trainer: Any) -> Generation | None:
 
 
 def zero_advantage_ratio(rewards: Sequence[float], group_size: int) -> float | None:
-    """Share of groups whose completions all got the same reward (NaN, a completion nobody scored, is left out).
+    """Share of groups whose completions all got the same reward (NaN, a completion nobody scored, is left
+    out).
 
     ``rewards`` has one number per completion, group after group. None where that makes no whole group.
     """

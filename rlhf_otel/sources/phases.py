@@ -1,8 +1,8 @@
 """Phase timings: clock readings of the step in progress, and totals over the run.
 
-:class:`PhaseRecorder` is told when phases begin and end and only stores numbers. Phases of the training thread nest;
-those of other threads (asynchronous reward functions on TRL's loop) hang under the phase that the training thread was
-in when they began, may overlap, and may end out of order.
+:class:`PhaseRecorder` is told when phases begin and end and only stores numbers. Phases of the training
+thread nest; those of other threads (asynchronous reward functions on TRL's loop) hang under the phase that
+the training thread was in when they began, may overlap, and may end out of order.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from rlhf_otel.catalogue.spans import PHASES
 from rlhf_otel.records import PhaseInterval
 
 MAX_PHASES: Final = 10_000
-"""Phases kept of one step; of further ones only the time counts (a step may call reward functions 100,000 times)."""
+"""Phases kept of one step; of others only the time counts (a step may call 100,000 reward functions)."""
 
 RawInterval = tuple[int, int, str, str, int, int, int, bool]
-"""Own number, number of the parent (-1: the step), then as in :class:`PhaseInterval`: phase to end, exclusive, failed."""
+"""Own number, number of the parent (-1: the step), then as in :class:`PhaseInterval`: phase to end,
+exclusive, failed."""
 
 
 class OpenPhase(NamedTuple):
@@ -110,7 +111,9 @@ class PhaseRecorder:
             totals, detail = self.function_seconds, opened.detail
             totals[detail] = totals.get(detail, 0.0) + duration * 1e-9
         if len(self._finished) < MAX_PHASES:
-            self._finished.append((opened.number, opened.parent, phase, opened.detail, start, now, exclusive, failed))
+            self._finished.append(
+                (opened.number, opened.parent, phase, opened.detail, start, now, exclusive, failed)
+            )
 
     def take_step(self) -> list[RawInterval]:
         """The phases that have ended since the last call, in the order of their ends; start afresh.
@@ -124,7 +127,8 @@ class PhaseRecorder:
 def nest(finished: Iterable[RawInterval]) -> list[PhaseInterval]:
     """Phases in the order of their beginnings, parents before children, parents by position.
 
-    What an absent phase contained (one that is still open, or was beyond the cap) hangs under the step itself.
+    What an absent phase contained (one that is still open, or was beyond the cap) hangs under the step
+    itself.
     """
     position: dict[int, int] = {}
     nested: list[PhaseInterval] = []

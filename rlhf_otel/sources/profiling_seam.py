@@ -1,8 +1,8 @@
 """TRL's profiling seam: ``ProfilingContext`` is entered on every rank around each phase that TRL times.
 
-The class is patched once, reversibly: ``profiling_context`` is imported by value into the trainers, so that patching
-the function would miss them. A context names its trainer's class and a part of it; it holds no trainer, so that the
-recorder of the run in progress is asked.
+The class is patched once, reversibly: ``profiling_context`` is imported by value into the trainers, so that
+patching the function would miss them. A context names its trainer's class and a part of it; it holds no
+trainer, so that the recorder of the run in progress is asked.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def activate(recorder: PhaseRecorder | None, reward_functions: frozenset[str] = 
 
 
 def phase_of(context_name: str) -> tuple[str, str] | None:
-    """Phase and detail of a context such as ``GRPOTrainer.compute_loss``; None for one that is timed elsewhere."""
+    """Phase and detail of a context such as ``GRPOTrainer.compute_loss``; None if timed elsewhere."""
     name = context_name.partition(".")[2] or context_name
     if name in _WRAPPED_ELSEWHERE:
         return None
@@ -55,7 +55,7 @@ def _begin(context: Any) -> None:
         named = phase_of(context.name)
         if named is not None:
             setattr(context, _OPENED, (recorder, recorder.begin(*named)))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - faults logs it
         faults.handle("phases", error, "beginning a phase")
 
 
@@ -65,7 +65,7 @@ def _end(context: Any, failed: bool) -> None:
         return
     try:
         opened[0].end(opened[1], failed)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - faults logs it
         faults.handle("phases", error, "ending a phase")
 
 
@@ -78,7 +78,8 @@ def install() -> bool:
         from trl.extras.profiling import ProfilingContext
     except ImportError:
         return False
-    enter, leave = ProfilingContext.__enter__, ProfilingContext.__exit__
+    patched: Any = ProfilingContext
+    enter, leave = patched.__enter__, patched.__exit__
 
     def __enter__(self: Any) -> Any:
         _begin(self)
@@ -88,7 +89,7 @@ def install() -> bool:
         _end(self, exc_type is not None)
         return leave(self, exc_type, exc_val, exc_tb)
 
-    ProfilingContext.__enter__, ProfilingContext.__exit__ = __enter__, __exit__
+    patched.__enter__, patched.__exit__ = __enter__, __exit__
     _original = (enter, leave)
     return True
 
@@ -99,5 +100,6 @@ def uninstall() -> None:
     if _original is not None:
         from trl.extras.profiling import ProfilingContext
 
-        ProfilingContext.__enter__, ProfilingContext.__exit__ = _original
+        patched: Any = ProfilingContext
+        patched.__enter__, patched.__exit__ = _original
         _original = None

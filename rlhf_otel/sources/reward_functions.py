@@ -1,7 +1,7 @@
 """Reward functions, observed where they return: None, NaN and exceptions are three different things.
 
-TRL turns None ("this function does not apply") into NaN and leaves NaN out of sums, so that a function that fails
-with NaN vanishes from the reward. Only the function's own return value tells the two apart.
+TRL turns None ("this function does not apply") into NaN and leaves NaN out of sums, so that a function that
+fails with NaN vanishes from the reward. Only the function's own return value tells the two apart.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ class RewardFunctionCounts:
         try:
             if isinstance(rewards, list | tuple):
                 self.count(name, rewards)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - faults logs it
             faults.handle("sources", error, f"counting what reward function {name!r} returned")
 
     def wrap(self, function: Any, name: str) -> Any:
-        """``function``, observed: same name, signature and results. Models and odd callables are returned as they are."""
+        """``function``, observed: same name, signature and results. Models and odd callables are returned as
+        they are."""
         self.none.setdefault(name, 0)
         self.errors.setdefault(name, 0)
         if not inspect.isroutine(function) and not isinstance(function, functools.partial):

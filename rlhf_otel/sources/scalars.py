@@ -1,7 +1,8 @@
 """Scalars that live on a device, read without ever waiting for it.
 
-On the CPU a scalar is read at once. On CUDA it is copied to pinned memory behind the work already queued, and read
-when that copy has finished, at the latest one step later: the trainer itself waits for the device in between.
+On the CPU a scalar is read at once. On CUDA it is copied to pinned memory behind the work already queued, and
+read when that copy has finished, at the latest one step later: the trainer itself waits for the device in
+between.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class ScalarReader:
 
         host = torch.empty((), dtype=torch.float32, pin_memory=True)
         host.copy_(value.detach().float().reshape(()), non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._pending.append(_Pending(name, self._step, host, event))
 

@@ -1,7 +1,7 @@
 """What a TRL trainer measured in one step, whatever ``logging_steps`` is.
 
-TRL appends every value to ``trainer._metrics["train"][key]`` and averages and clears these lists when it logs.
-Averaging drops NaN; reading the lists themselves at the end of each step does not.
+TRL appends every value to ``trainer._metrics["train"][key]`` and averages and clears these lists when it
+logs. Averaging drops NaN; reading the lists themselves at the end of each step does not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 Appended = tuple[str, list[Any], int, int]
-"""Key, the trainer's list, and the range of it that a step appended. The list only grows, so that it can be read later."""
+"""Key, the trainer's list, and the range of it that a step appended. The list only grows, so that it can be
+read later."""
 
 
 class StepMetrics:

@@ -1,7 +1,7 @@
 """Thin wrappers around methods of one trainer instance: what its callbacks are not told.
 
-Wrappers are set on the instance and taken away again by :meth:`TrainerSeams.detach`. They pass arguments, results and
-exceptions through untouched.
+Wrappers are set on the instance and taken away again by :meth:`TrainerSeams.detach`. They pass arguments,
+results and exceptions through untouched.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ class TrainerSeams:
         for method, name in SCALAR_OF_METHOD.items():
             self._wrap(self._trainer, method, functools.partial(self._read, name))
         self._wrap(self._trainer, "_get_per_token_logps_and_entropies", self._log_probabilities)
-        self._wrap(getattr(self._trainer, "accelerator", None), "backward", functools.partial(self._timed, "backward"))
+        self._wrap(
+            getattr(self._trainer, "accelerator", None),
+            "backward",
+            functools.partial(self._timed, "backward"),
+        )
         self._wrap_reward_functions()
 
     def detach(self) -> None:
@@ -54,7 +58,9 @@ class TrainerSeams:
         while self._undo:
             self._undo.pop()()
 
-    def _wrap(self, owner: Any, method: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    def _wrap(
+        self, owner: Any, method: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
         original = getattr(owner, method, None)
         if original is None:
             return
@@ -93,7 +99,7 @@ class TrainerSeams:
             try:
                 if result is not None:
                     self._scalars.add(name, result)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - faults logs it
                 faults.handle("sources", error, f"reading the {name}")
             return result
 
@@ -101,7 +107,8 @@ class TrainerSeams:
 
     def _log_probabilities(self, original: Callable[..., Any]) -> Callable[..., Any]:
         timed = {
-            phase: self._timed(phase, original) for phase in ("forward", "reference_logprobs", "policy_logprobs")
+            phase: self._timed(phase, original)
+            for phase in ("forward", "reference_logprobs", "policy_logprobs")
         }
 
         def log_probabilities(model: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,8 @@
 """TRL's log keys: which key is which signal.
 
-Mapping is by meaning. Several spellings of one quantity over TRL's versions lead to one signal; a word that means
-different things in different trainers leads to different ones. Keys that are unknown pass through unmapped.
+Mapping is by meaning. Several spellings of one quantity over TRL's versions lead to one signal; a word that
+means different things in different trainers leads to different ones. Keys that are unknown pass through
+unmapped.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ IGNORED_KEYS: Final = frozenset(
 )
 """Summaries that transformers logs once, after the last step."""
 
-PREFERENCE_KEYS: Final = frozenset({"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"})
+PREFERENCE_KEYS: Final = frozenset(
+    {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"}
+)
 """Of preference trainers: implicit rewards, not reward functions."""
 
 _REWARD_FUNCTION: Final = re.compile(r"rewards/(?P<name>.+?)(?:/(?P<what>mean|std))?\Z", re.DOTALL)
@@ -145,7 +148,8 @@ def _classify_evaluation(key: str) -> tuple[Slot, str]:
 
 
 def as_number(raw: Any) -> float | None:
-    """``raw`` as a float; None for what is no number. A tensor on an accelerator is left alone: reading it would wait."""
+    """``raw`` as a float; None for what is no number. A tensor on an accelerator is left alone: reading it
+    would wait."""
     if raw is None or isinstance(raw, bool | str | bytes):
         return None
     if getattr(getattr(raw, "device", None), "type", "cpu") != "cpu":
