@@ -43,6 +43,9 @@ PEAK_DECAY: Final = 0.99
 """Per-step decay of the slowest usual step: one long compilation is forgotten after some hundred steps."""
 
 
+_ABSENT: Final[dict[str, float | None]] = {signal.name: None for signal in SIGNALS if signal.momentary}
+
+
 class Pipeline:
     """One run's way from records to exporters."""
 
@@ -59,7 +62,7 @@ class Pipeline:
         self._reward_functions: dict[str, tuple[float, float]] = {}
         self._unmapped: dict[str, float] = {}
         self._nonfinite = {signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite}
-        self._values: dict[str, float] = {}
+        self._values: dict[str, float | None] = {}
         self._histograms = {
             StepKind.GENERATE.value: HistogramState((0,) * (len(STEP_DURATION_BUCKETS) + 1), 0.0)
         }
@@ -101,7 +104,7 @@ class Pipeline:
                 self._nonfinite = {**self._nonfinite, name: self._nonfinite[name] + count}
         statistics = self._baselines.observe(record.kind, record.values)
         anomalies = self._detector.observe(record, statistics)
-        self._values = {**self._values, **record.values}
+        self._values = {**self._values, **_ABSENT, **record.values}
         self._count_duration(record.kind, duration)
         if record.reward_functions:
             self._reward_functions = self._capped(

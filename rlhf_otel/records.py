@@ -132,7 +132,8 @@ class Snapshot(NamedTuple):
     time_s: float = 0.0
     """Unix time of the last finished step."""
     started_s: float = 0.0
-    values: Mapping[str, float] = {}
+    values: Mapping[str, float | None] = {}
+    """Latest value of each signal; None where it is absent now."""
     statistics: Mapping[str, Statistics] = {}
     reward_functions: Mapping[str, tuple[float, float]] = {}
     unmapped: Mapping[str, float] = {}

@@ -49,7 +49,7 @@ class Run:
         self.seams = TrainerSeams(trainer, self.recorder, self.scalars)
         self._trainer = trainer
         self._run_identity = identify(settings, trainer)
-        self.pipeline = Pipeline(self._run_identity, settings, _journal_directory(settings, trainer))
+        self.pipeline = Pipeline(self._run_identity, settings, _journal_directory(settings, trainer, self._run_identity.rank))
         self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
@@ -228,8 +228,8 @@ def _sentence(anomaly: Anomaly) -> str:
     )
 
 
-def _journal_directory(settings: Settings, trainer: Any) -> Path | None:
-    if settings.journal == "off":
+def _journal_directory(settings: Settings, trainer: Any, rank: int) -> Path | None:
+    if settings.journal == "off" or rank != 0:
         return None
     if settings.journal is not None:
         return Path(settings.journal)

@@ -300,7 +300,7 @@ RULES: Final[tuple[Rule, ...]] = (
             "    >= max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[2h]))\n"
             ")"
         ),
-        inhibited_by=("RunFailed",),
+        inhibited_by=("RunFailed", "RunGone"),
     ),
     Rule(
         "RunGone", _OUTSIDE, _CRITICAL,

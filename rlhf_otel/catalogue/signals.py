@@ -27,6 +27,8 @@ class Signal:
     """Whether streaming statistics are kept and exported."""
     watch_nonfinite: bool = False
     """Whether NaN or infinity is a failure, rather than "not measured this time"."""
+    momentary: bool = False
+    """Whether it is absent as soon as a step lacks it, rather than showing its latest value."""
     resolution: float = 0.0
     relative_resolution: float = 0.1
 
@@ -168,19 +170,21 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("trainer_step_time", "rlhf_training_step_seconds", "seconds", "TRL's step_time: forward, backward and generation, without the rest."),
     Signal("epoch", "rlhf_epoch", "1", "Epoch reached."),
     # System, as this process sees it
-    Signal("gpu_memory_used", "rlhf_gpu_memory_used_max_ratio", "ratio", "Used share of the fullest visible GPU's memory."),
+    Signal("gpu_memory_used", "rlhf_gpu_memory_used_max_ratio", "ratio", "Used share of the fullest visible GPU's memory.", momentary=True),
     Signal(
         "allocation_retries",
         "rlhf_torch_recent_allocation_retries",
         "1",
         "Times that the CUDA caching allocator had to free its cache and retry, in the last 15 minutes.",
+        momentary=True,
     ),
-    Signal("host_memory_used", "rlhf_host_memory_used_ratio", "ratio", "Used share of the memory that this host, or its cgroup, has."),
+    Signal("host_memory_used", "rlhf_host_memory_used_ratio", "ratio", "Used share of the memory that this host, or its cgroup, has.", momentary=True),
     Signal(
         "host_memory_exhaustion",
         "rlhf_host_memory_exhaustion_seconds",
         "seconds",
         "Time until host memory is used up if this process goes on growing as it did lately; absent while it does not grow.",
+        momentary=True,
     ),
 )
 

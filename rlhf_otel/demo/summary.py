@@ -38,11 +38,16 @@ def summary(evidence: Evidence, servers: bool, run_dir: Path, traces: Path) -> R
 
 def _headline(evidence: Evidence) -> RenderableType:
     end = evidence.end or {}
-    outcome = end.get("outcome", "gone without a word")
+    steps = len(evidence.steps)
+    happened = {
+        "finished": f"Run finished after {steps} steps",
+        "interrupted": f"Run interrupted after {steps} steps",
+        "failed": f"Run failed in step {steps} ({end.get('reason', '')})",
+    }.get(end.get("outcome", ""), f"Run gone without a word after {steps} steps")
     fault = "no fault was injected" if evidence.fault == "none" else f"fault {evidence.fault}"
     if evidence.injected_step is not None:
         fault += f", injected at step {evidence.injected_step}"
-    return Text(f"\nRun {outcome} after {len(evidence.steps)} steps; {fault}.", style="bold")
+    return Text(f"\n{happened}; {fault}.", style="bold")
 
 
 def _curves(evidence: Evidence) -> RenderableType:
@@ -154,8 +159,7 @@ def _trace(evidence: Evidence) -> RenderableType | None:
         start = (span["start_s"] - root["start_s"]) / root["duration_s"]
         width = max(1, round(span["duration_s"] / root["duration_s"] * WATERFALL))
         bar = " " * min(WATERFALL - 1, round(start * WATERFALL)) + "█" * width
-        detail = span["attributes"].get(Attribute.REWARD_FUNCTION) or ""
-        name = f"{'  ' * depth}{span['name']} {detail}".rstrip()
+        name = "  " * depth + (span["attributes"].get(Attribute.REWARD_FUNCTION) or span["name"])
         table.add_row(name, Text(f"{span['duration_s'] * 1e3:.1f} ms", justify="right"), bar[:WATERFALL])
     why = root["attributes"].get(Attribute.KEPT_BECAUSE, "")
     title = f"Trace of step {root['attributes'].get(Attribute.STEP)} (kept: {why}), {root['trace_id']}"
