@@ -204,7 +204,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "The policy broke (see KL and entropy), a reward function or its service changed or fails, or the data changed.",
         "See which reward function fell. All of them: go back to the last good checkpoint. One: look at that function.",
         _HEURISTIC,
-        conditions=(Comparison("reward", Statistic.SHIFT, "<", -5.0),),
+        conditions=(Comparison("reward", Statistic.SHIFT, "<", -4.0),),
         steps=10,
         inhibited_by=("NonFinite",),
     ),

@@ -67,7 +67,7 @@ def _detections(evidence: Evidence, servers: bool) -> RenderableType:
         title="What was caught", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
     )
     for column in ("rule", "severity", "in process", "Prometheus"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column in ("rule", "severity"))
     for rule in rules:
         severity = RULE_BY_NAME[rule].severity.value
         style = "red" if severity == "critical" else "yellow"

@@ -191,6 +191,11 @@ def _statistic(condition: Comparison) -> Predicate:
     return holds
 
 
+def _readable(baseline: float | None) -> float | None:
+    """A baseline as people are told it: what is left of a long-gone start-up value is 0."""
+    return 0.0 if baseline is not None and abs(baseline) < 1e-9 else baseline
+
+
 def _fire(state: _RuleState, record: StepRecord, statistics: dict[str, Statistics]) -> Anomaly:
     rule = state.rule
     condition = rule.conditions[0]
@@ -210,7 +215,7 @@ def _fire(state: _RuleState, record: StepRecord, statistics: dict[str, Statistic
         )
     if record.lag.get(signal):
         state.since -= record.lag[signal]
-    usual = known.baseline if known else None
+    usual = _readable(known.baseline) if known else None
     state.verdict = Verdict(
         rule, True, state.verdict.total + 1, state.since, record.step, record.time_ns, signal, value, usual
     )
