@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rlhf_otel.errors import ConfigurationError
 
@@ -28,7 +29,7 @@ STANDARD_VARIABLES: Final[dict[str, str]] = {
 class Settings(BaseModel):
     """What can be set. Every field has an effect, or is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     run_id: str | None = Field(
         None, min_length=1, max_length=200, description="Identity of the run on every series."
@@ -61,18 +62,30 @@ class Settings(BaseModel):
         5.0, ge=0.5, description="Seconds between readings of GPU, host and allocator."
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        """Nothing here is true or false, which would else pass as the numbers 1 and 0."""
+        if isinstance(value, bool):
+            raise PydanticCustomError("truth_value", "Input should not be true or false")
+        return value
+
+    @field_validator("metrics_port", "journal", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        """YAML reads a bare ``off`` as false. (Runs first: validators before go from last to first.)"""
+        return "off" if value is False else value
+
 
 def load(config: str | Path | None = None, **arguments: Any) -> Settings:
     """Settings from arguments, environment and file. Raises ConfigurationError."""
     given = {key: value for key, value in arguments.items() if value is not None}
-    environment = _environment()
-    path = config or environment.pop("config", None)
-    origin = dict.fromkeys(given, "argument")
-    merged: dict[str, Any] = dict(given)
-    for values, where in ((environment, "environment"), (_file(path) if path else {}, f"file {path}")):
-        for key, value in values.items():
-            if key not in merged:
-                merged[key], origin[key] = value, where
+    environment, variables = _environment()
+    path = config or environment.get("config")
+    environment.pop("config", None)
+    file = _file(path) if path else {}
+    merged = {**file, **environment, **given}
+    origin = {**dict.fromkeys(file, f"file {path}"), **variables, **dict.fromkeys(given, "argument")}
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
@@ -87,15 +100,15 @@ def _check_port(settings: Settings) -> None:
         raise ConfigurationError(f"metrics_port is {port}; allowed: 0 to 65535, or 'off'")
 
 
-def _environment() -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for field, variable in STANDARD_VARIABLES.items():
-        if os.environ.get(variable):
-            values[field] = os.environ[variable]
+def _environment() -> tuple[dict[str, Any], dict[str, str]]:
+    """Values by field, and the variable that each comes from. An empty variable counts as unset."""
+    variables = {
+        field: variable for field, variable in STANDARD_VARIABLES.items() if os.environ.get(variable)
+    }
     for variable, value in os.environ.items():
         if variable.startswith(PREFIX) and value != "":
-            values[variable.removeprefix(PREFIX).lower()] = value
-    return values
+            variables[variable.removeprefix(PREFIX).lower()] = variable
+    return {field: os.environ[variable] for field, variable in variables.items()}, variables
 
 
 def _file(path: str | Path) -> dict[str, Any]:
@@ -103,7 +116,7 @@ def _file(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"config file {path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"config file {path} is not YAML: {error}") from None
     if content is None:
         return {}
@@ -115,16 +128,15 @@ def _file(path: str | Path) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, given: dict[str, Any], origin: dict[str, str]) -> str:
-    lines: dict[str, str] = {}
+    problems: dict[str, list[ErrorDetails]] = {}
     for problem in error.errors():
-        key = str(problem["loc"][0])
-        where = origin.get(key, "argument")
-        if problem["type"] == "extra_forbidden":
-            known = ", ".join(sorted(Settings.model_fields))
-            lines[key] = f"unknown setting {key!r} ({where}, given {given[key]!r}); known are: {known}"
-        else:
-            field = Settings.model_fields[key]
-            said = f"{lines[key].partition('; ')[2]} or {problem['msg']}" if key in lines else problem["msg"]
-            text = said.partition(" (")[0] if key in lines else said
-            lines[key] = f"{key} ({where}) is {given[key]!r}; {text}. {field.description}"
-    return "\n".join(lines.values())
+        problems.setdefault(str(problem["loc"][0]), []).append(problem)
+    return "\n".join(_line(key, found, given[key], origin[key]) for key, found in problems.items())
+
+
+def _line(key: str, problems: list[ErrorDetails], given: Any, origin: str) -> str:
+    if problems[0]["type"] == "extra_forbidden":
+        known = ", ".join(sorted(Settings.model_fields))
+        return f"unknown setting {key!r} ({origin}, given {given!r}); known are: {known}"
+    said = " or ".join(dict.fromkeys(problem["msg"] for problem in problems))
+    return f"{key} ({origin}) is {given!r}; {said}. {Settings.model_fields[key].description}"
