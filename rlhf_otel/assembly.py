@@ -30,7 +30,8 @@ class RawStep(NamedTuple):
     readings: list[Reading]
     learning_rate: float | None
     generation: Generation | None
-    nonfinite_rewards: int
+    nonfinite_rewards: dict[str, int]
+    """NaN or infinite rewards by reward function."""
     intervals: list[RawInterval]
     skipped_steps: int
     telemetry_ns: int
@@ -106,10 +107,12 @@ def _add_groups(record: StepRecord, generation: Generation | None) -> None:
         record.values["zero_advantage_groups"] = dead
 
 
-def _add_nonfinite(record: StepRecord, nonfinite_rewards: int) -> None:
+def _add_nonfinite(record: StepRecord, nonfinite_rewards: dict[str, int]) -> None:
     for name in WATCHED:
         value = record.values.get(name, 0.0)
         if value - value != 0.0:
             record.nonfinite[name] = 1
     if nonfinite_rewards:
-        record.nonfinite["reward"] = record.nonfinite.get("reward", 0) + nonfinite_rewards
+        record.nonfinite["reward"] = record.nonfinite.get("reward", 0) + sum(nonfinite_rewards.values())
+        functions = (f"{name} returned {count}" for name, count in nonfinite_rewards.items())
+        record.details["reward"] = f"NaN or infinite rewards: {', '.join(functions)}"

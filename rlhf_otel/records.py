@@ -62,6 +62,8 @@ class StepRecord:
     """Keys that the catalogue does not know."""
     nonfinite: dict[str, int] = field(default_factory=dict)
     """Signal name to the number of NaN or infinite values in this step."""
+    details: dict[str, str] = field(default_factory=dict)
+    """Signal name to what else is known about it, for people."""
     phases: list[PhaseInterval] = field(default_factory=list)
     lag: dict[str, int] = field(default_factory=dict)
     """Signal name to the number of steps that passed before a device could be read; absent means none."""
@@ -103,6 +105,8 @@ class Anomaly:
     time_ns: int
     cause: str
     remedy: str
+    detail: str = ""
+    """What else is known, such as the reward function that returned NaN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,7 @@ class RunView(NamedTuple):
     function_seconds: Mapping[str, float] = {}
     function_none: Mapping[str, int] = {}
     function_errors: Mapping[str, int] = {}
+    function_nonfinite: Mapping[str, int] = {}
     system: Any = None
     """A ``sources.system.SystemSample``, or None."""
     telemetry: TelemetryCounts = TelemetryCounts()

@@ -49,7 +49,9 @@ class Run:
         self.seams = TrainerSeams(trainer, self.recorder, self.scalars)
         self._trainer = trainer
         self._run_identity = identify(settings, trainer)
-        self.pipeline = Pipeline(self._run_identity, settings, _journal_directory(settings, trainer, self._run_identity.rank))
+        self.pipeline = Pipeline(
+            self._run_identity, settings, _journal_directory(settings, trainer, self._run_identity.rank)
+        )
         self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
@@ -59,7 +61,14 @@ class Run:
         self._last_step = 0
         self._skipped = 0
         self._telemetry_ns = 0
-        self._ended = False
+        self._started_ns = self._step_start_ns
+        self._ended_ns = 0
+        self._phase_seconds_shown: dict[str, float] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, well or not."""
+        return bool(self._ended_ns)
 
     # --- events, on the training thread
 
@@ -73,6 +82,7 @@ class Run:
         profiling_seam.install()
         profiling_seam.activate(self.recorder, self.seams.reward_function_names)
         self.system.start()
+        self._started_ns = perf_counter_ns()
         self.pipeline.start(planned_steps, step, _config(self._trainer))
         if self.settings.metrics_port != "off":
             port = self.settings.metrics_port
@@ -125,9 +135,9 @@ class Run:
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
         """Training has ended. Harmless when called again."""
-        if self._ended:
+        if self._ended_ns:
             return
-        self._ended = True
+        self._ended_ns = perf_counter_ns()
         if outcome is Outcome.FAILED:
             with faults.isolated("callback", "recording the step that failed"):
                 self.pipeline.submit(self._observe_failed, self._failed_step())
@@ -156,22 +166,26 @@ class Run:
             dict(self.recorder.function_seconds),
             dict(counts.none),
             dict(counts.errors),
+            dict(counts.nonfinite),
             self.system.latest,
             self.pipeline.telemetry(*serving.scrapes()),
             self.pipeline.end_of_run,
         )
 
     def _phase_seconds(self) -> dict[str, float]:
-        """Seconds by phase, with the open phase so far; "other" is what is left of the run's wall time."""
-        now = perf_counter_ns()
-        seconds = self.recorder.seconds.copy()
-        opened = self.recorder.open_phase
-        if opened is not None and not self._ended:
-            seconds[opened.phase] += max(0, now - opened.since_ns - opened.children_ns) / 1e9
-        end = self.pipeline.end_of_run
-        wall = (end.time_ns / 1e9 if end else time.time()) - self.pipeline.snapshot.started_s
-        seconds["other"] += max(0.0, wall - sum(seconds.values()))
-        return seconds
+        """Seconds by phase, with the open phases so far; "other" is what is left of the run's wall time.
+
+        None is ever less than at the scrape before: what moves from "other" to a phase only when that ends
+        makes "other" wait.
+        """
+        now = self._ended_ns or perf_counter_ns()
+        seconds = self.recorder.seconds_until(now)
+        seconds["other"] += max(0.0, (now - self._started_ns) * 1e-9 - sum(seconds.values()))
+        shown = self._phase_seconds_shown
+        self._phase_seconds_shown = {
+            phase: max(spent, shown.get(phase, 0.0)) for phase, spent in seconds.items()
+        }
+        return self._phase_seconds_shown
 
     # --- parts of a step
 
@@ -222,9 +236,11 @@ def _sentence(anomaly: Anomaly) -> str:
     usual = "" if anomaly.baseline is None else f", usually {anomaly.baseline:.4g}"
     unit = SIGNAL_BY_NAME[anomaly.signal].unit if anomaly.signal in SIGNAL_BY_NAME else ""
     unit = "" if unit in ("1", "ratio") else f" {unit}"
+    detail = f"{anomaly.detail}. " if anomaly.detail else ""
     return (
         f"{anomaly.rule} ({anomaly.severity}) at step {anomaly.step}: {anomaly.signal} is "
-        f"{anomaly.value:.4g}{unit}{usual}; since step {anomaly.first_step}. {anomaly.cause} {anomaly.remedy}"
+        f"{anomaly.value:.4g}{unit}{usual}; since step {anomaly.first_step}. {detail}{anomaly.cause} "
+        f"{anomaly.remedy}"
     )
 
 

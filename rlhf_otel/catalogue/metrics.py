@@ -92,6 +92,7 @@ REWARD: Final = (
     Metric("rlhf_reward_function_mean", _G, "Mean of a reward function over the completions that it scored.", ("reward_function",), group="reward"),
     Metric("rlhf_reward_function_std", _G, "Standard deviation of a reward function over the completions that it scored.", ("reward_function",), group="reward"),
     Metric("rlhf_reward_function_none_total", _C, "Completions for which a reward function returned None.", ("reward_function", "rank"), group="reward"),
+    Metric("rlhf_reward_function_nonfinite_total", _C, "NaN or infinite rewards that a reward function returned.", ("reward_function", "rank"), group="reward"),
     Metric("rlhf_reward_function_errors_total", _C, "Calls of a reward function that raised.", ("reward_function", "rank"), group="reward"),
 )
 

@@ -85,7 +85,8 @@ def _in_process(evidence: Evidence, rule: str) -> str:
         return "judged by Prometheus alone"
     anomaly = next((a for a in evidence.anomalies if a["rule"] == rule), None)
     if anomaly is None:
-        return "no"
+        explained = next((name for name in RULE_BY_NAME[rule].inhibited_by if name in evidence.rules()), None)
+        return f"explained by {explained}" if explained else "no"
     return f"step {anomaly['step']}{_delay(evidence, anomaly['time'], anomaly['step'])}"
 
 

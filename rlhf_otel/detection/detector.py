@@ -7,6 +7,7 @@ scrape cannot miss it. While an inhibiting rule is active, a rule neither fires 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -15,6 +16,7 @@ from rlhf_otel.catalogue.rules import (
     LATCH_STEPS,
     RULES,
     Comparison,
+    Condition,
     NonFinite,
     Rule,
     RuleClass,
@@ -191,6 +193,13 @@ def _statistic(condition: Comparison) -> Predicate:
     return holds
 
 
+def _observed_value(condition: Condition, record: StepRecord, signal: str, known: Statistics | None) -> float:
+    value = record.values.get(signal, known.average if known else math.nan)
+    if isinstance(condition, NonFinite) and math.isfinite(value):
+        return math.nan  # seen at a hook, where it arose; the trainer's own average has lost it
+    return value
+
+
 def _readable(baseline: float | None) -> float | None:
     """A baseline as people are told it: what is left of a long-gone start-up value is 0."""
     return 0.0 if baseline is not None and abs(baseline) < 1e-9 else baseline
@@ -203,7 +212,7 @@ def _fire(state: _RuleState, record: StepRecord, statistics: dict[str, Statistic
     if isinstance(condition, NonFinite):
         signal = next(name for name in condition.signals if name in record.nonfinite)
     known = statistics.get(signal)
-    value = record.values.get(signal, known.average if known else float("nan"))
+    value = _observed_value(condition, record, signal, known)
     threshold = observed = None
     statistic = "nonfinite"
     if isinstance(condition, Comparison):
@@ -221,5 +230,5 @@ def _fire(state: _RuleState, record: StepRecord, statistics: dict[str, Statistic
     )
     return Anomaly(
         rule.name, rule.severity, signal, value, usual, threshold, statistic, observed,
-        state.since, record.step, record.time_ns, rule.cause, rule.remedy,
+        state.since, record.step, record.time_ns, rule.cause, rule.remedy, record.details.get(signal, ""),
     )  # fmt: skip

@@ -234,6 +234,7 @@ _by_label(
     "rlhf_reward_function_std", lambda v: {k: std for k, (_, std) in v.snapshot.reward_functions.items()}
 )
 _by_label("rlhf_reward_function_none_total", lambda v: v.function_none)
+_by_label("rlhf_reward_function_nonfinite_total", lambda v: v.function_nonfinite)
 _by_label("rlhf_reward_function_errors_total", lambda v: v.function_errors)
 _by_label("rlhf_reward_function_seconds_total", lambda v: v.function_seconds)
 

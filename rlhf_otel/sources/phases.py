@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterable
 from time import perf_counter_ns
 from typing import Final, NamedTuple
@@ -18,6 +19,9 @@ from rlhf_otel.records import PhaseInterval
 
 MAX_PHASES: Final = 10_000
 """Phases kept of one step; of others only the time counts (a step may call 100,000 reward functions)."""
+
+CONSISTENT_WITHIN: Final = 100
+"""Attempts at reading the totals between two ends of phases."""
 
 RawInterval = tuple[int, int, str, str, int, int, int, bool]
 """Own number, number of the parent (-1: the step), then as in :class:`PhaseInterval`: phase to end,
@@ -57,6 +61,7 @@ class PhaseRecorder:
         self._stack: list[OpenInterval] = []
         self._finished: list[RawInterval] = []
         self._numbers = itertools.count()
+        self._version = 0  # odd while a phase of the training thread moves from open to finished
         self.seconds: dict[str, float] = {phase.name: 0.0 for phase in PHASES}
         self.counts: dict[str, int] = {phase.name: 0 for phase in PHASES}
         self.function_seconds: dict[str, float] = {}
@@ -75,6 +80,23 @@ class PhaseRecorder:
             return None
         return OpenPhase(top.phase, top.detail, top.start_ns, top.children_ns)
 
+    def seconds_until(self, now: int) -> dict[str, float]:
+        """Exclusive seconds by phase until ``now``, with those of all open phases; from any thread.
+
+        Of a phase that ends meanwhile the time counts once, not twice or never: a total that falls from one
+        scrape to the next would be a restart to Prometheus.
+        """
+        for _ in range(CONSISTENT_WITHIN):
+            version = self._version
+            seconds, inner = self.seconds.copy(), now
+            for opened in reversed(self._stack.copy()):
+                seconds[opened.phase] += max(0, inner - opened.start_ns - opened.children_ns) * 1e-9
+                inner = min(inner, opened.start_ns)
+            if version == self._version and version % 2 == 0:
+                break
+            time.sleep(0)
+        return seconds
+
     def begin(self, phase: str, detail: str = "") -> OpenInterval:
         """Begin a phase; pass what this returns to :meth:`end`."""
         stack = self._stack
@@ -88,15 +110,17 @@ class PhaseRecorder:
     def end(self, opened: OpenInterval, failed: bool = False) -> None:
         """End a phase. Phases inside it that are still open (left by an exception) end with it."""
         now = perf_counter_ns()
-        if opened.on_training_thread:
-            stack = self._stack
-            if not stack or stack[-1] is not opened:
-                if opened not in stack:
-                    return
-                while stack[-1] is not opened:
-                    self._close(stack.pop(), now, True)
-            stack.pop()
+        if not opened.on_training_thread:
+            self._close(opened, now, failed)
+            return
+        stack = self._stack
+        if not stack or (stack[-1] is not opened and opened not in stack):
+            return
+        self._version += 1
+        while (top := stack.pop()) is not opened:
+            self._close(top, now, True)
         self._close(opened, now, failed)
+        self._version += 1
 
     def _close(self, opened: OpenInterval, now: int, failed: bool) -> None:
         start, phase = opened.start_ns, opened.phase

@@ -20,13 +20,13 @@ class RewardFunctionCounts:
     def __init__(self) -> None:
         self.none: dict[str, int] = {}
         self.errors: dict[str, int] = {}
-        self.nonfinite = 0
-        """NaN or infinite rewards since the last :meth:`take_nonfinite`."""
+        self.nonfinite: dict[str, int] = {}
+        self._fresh: dict[str, int] = {}
 
-    def take_nonfinite(self) -> int:
-        """NaN or infinite rewards since the last call."""
-        count, self.nonfinite = self.nonfinite, 0
-        return count
+    def take_nonfinite(self) -> dict[str, int]:
+        """NaN or infinite rewards since the last call, by function; only functions that returned some."""
+        fresh, self._fresh = self._fresh, {}
+        return fresh
 
     def count(self, name: str, rewards: Iterable[Any]) -> None:
         """Look at what a function returned for a batch of completions."""
@@ -38,7 +38,9 @@ class RewardFunctionCounts:
                 nonfinite += 1
         if none:
             self.none[name] += none
-        self.nonfinite += nonfinite
+        if nonfinite:
+            self.nonfinite[name] += nonfinite
+            self._fresh[name] = self._fresh.get(name, 0) + nonfinite
 
     def observe(self, name: str, rewards: Any) -> None:
         """As :meth:`count`, but only for lists and tuples of numbers, and never raising."""
@@ -53,6 +55,7 @@ class RewardFunctionCounts:
         they are."""
         self.none.setdefault(name, 0)
         self.errors.setdefault(name, 0)
+        self.nonfinite.setdefault(name, 0)
         if not inspect.isroutine(function) and not isinstance(function, functools.partial):
             return function
         if inspect.iscoroutinefunction(function):
