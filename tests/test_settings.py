@@ -181,7 +181,7 @@ def test_unknown_key_is_refused_with_the_known_ones(give: Give) -> None:
 
 def test_a_number_that_is_not_finite_is_refused() -> None:
     for value in (float("nan"), float("inf"), "nan"):
-        with pytest.raises(ConfigurationError, match="stall_floor_s .* finite"):
+        with pytest.raises(ConfigurationError, match=r"stall_floor_s .* finite"):
             load(stall_floor_s=value)
 
 
