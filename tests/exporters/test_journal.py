@@ -243,6 +243,7 @@ def test_the_records_of_a_run(tmp_path: Path) -> None:
             "step": 12,
             "cause": "c",
             "remedy": "r",
+            "detail": "",
         },
     )
     assert read_end == {
