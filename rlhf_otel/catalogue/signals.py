@@ -129,6 +129,21 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         "Share of groups whose completions all got the same reward, so that they carry no gradient.",
         baseline=True,
     ),
+    Signal(
+        "unscored_ratio",
+        "rlhf_unscored_completions_ratio",
+        "ratio",
+        "Share of completions that a reward function did not score (None or NaN), of the function where it is highest.",
+        baseline=True,
+        resolution=0.05,
+    ),
+    Signal(
+        "constant_reward_functions_ratio",
+        "rlhf_constant_reward_functions_ratio",
+        "ratio",
+        "Share of the reward functions that gave all completions of the step the same reward.",
+        baseline=True,
+    ),
     # Completions
     Signal(
         "completion_length",
@@ -166,6 +181,15 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         "1/seconds",
         "Prompt and completion tokens of all ranks in a generation, over the time since the generation before it ended.",
         baseline=True,
+    ),
+    Signal(
+        "reward_function_time",
+        "rlhf_reward_function_slowest_seconds",
+        "seconds",
+        "Duration of the step's longest call of a reward function.",
+        baseline=True,
+        resolution=0.05,
+        relative_resolution=0.25,
     ),
     Signal("trainer_step_time", "rlhf_training_step_seconds", "seconds", "TRL's step_time: forward, backward and generation, without the rest."),
     Signal("epoch", "rlhf_epoch", "1", "Epoch reached."),

@@ -61,3 +61,9 @@ def weighted_rewards(generation: Generation) -> list[float]:
         parts = [s * weight for s, weight in zip(scores, generation.weights, strict=False) if s == s]
         totals.append(sum(parts) if parts else float("nan"))
     return totals
+
+
+def unscored_ratio(generation: Generation) -> float:
+    """Share of completions that a reward function did not score (None or NaN), of the function where it is
+    highest."""
+    return max(sum(score != score for score in column) / max(len(column), 1) for column in generation.by_function)
