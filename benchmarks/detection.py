@@ -1,0 +1,229 @@
+"""How well a run that goes wrong is told: rlhf_otel and its peers on the same series.
+
+    python benchmarks/detection.py --runs CACHE [--markdown docs/detection.md] [--json FILE]
+
+``CACHE`` is made by ``injected_runs.py``. Suites that cannot run here are listed with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import detection_cases as cases
+from detection_cases import Case
+from detection_tools import PACKAGES, TOOLS, Alarm
+
+CORPUS: Final = Path(__file__).resolve().parents[2] / "shared" / "corpus"
+SEVERITIES: Final = ("critical", "warning")
+ABRUPT_STEPS: Final = 3
+
+
+@dataclass
+class Score:
+    """One detector on one suite."""
+
+    faulty: int = 0
+    caught: int = 0
+    named: int = 0
+    nameable: int = 0
+    abrupt: int = 0
+    abrupt_in_time: int = 0
+    delays: list[int] = field(default_factory=list)
+    healthy: int = 0
+    healthy_steps: int = 0
+    false_alarms: Counter[str] = field(default_factory=Counter)
+    alarmed_healthy: int = 0
+    false_names: Counter[str] = field(default_factory=Counter)
+    borderline: int = 0
+    borderline_alarmed: int = 0
+    by_scenario: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    scenario_delays: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, case: Case, alarms: Sequence[Alarm]) -> None:
+        """Count one run."""
+        loud = [alarm for alarm in alarms if alarm.severity in SEVERITIES or alarm.name in case.expected]
+        if case.borderline:
+            self.borderline += 1
+            self.borderline_alarmed += bool(loud)
+            return
+        early = [alarm for alarm in loud if not case.faulty or alarm.step < case.onset]
+        self.healthy_steps += min(case.onset, len(case.records)) if case.faulty else len(case.records)
+        self.false_alarms.update(alarm.severity for alarm in early)
+        self.false_names.update(alarm.name for alarm in early)
+        if not case.faulty:
+            self.healthy += 1
+            self.alarmed_healthy += bool(early)
+            return
+        self._add_faulty(case, [alarm for alarm in loud if alarm.step >= case.onset])
+
+    def _add_faulty(self, case: Case, alarms: Sequence[Alarm]) -> None:
+        self.faulty += 1
+        self.by_scenario[case.scenario][1] += 1
+        delay = alarms[0].step - case.onset + 1 if alarms else None
+        if case.abrupt:
+            self.abrupt += 1
+            self.abrupt_in_time += delay is not None and delay <= ABRUPT_STEPS
+        if delay is None:
+            return
+        self.caught += 1
+        self.by_scenario[case.scenario][0] += 1
+        self.delays.append(delay)
+        self.scenario_delays[case.scenario].append(delay)
+        if case.name_known:
+            self.nameable += 1
+            first = {alarm.name for alarm in alarms if alarm.step == alarms[0].step}
+            self.named += bool(first & set(case.expected))
+
+    def rate(self, severity: str) -> float:
+        """False alarms per 1,000 healthy steps."""
+        return 1000 * self.false_alarms[severity] / self.healthy_steps if self.healthy_steps else 0.0
+
+    @property
+    def precision(self) -> float | None:
+        """Runs rightly alarmed over runs alarmed."""
+        alarmed = self.caught + self.alarmed_healthy
+        return self.caught / alarmed if alarmed else None
+
+    @property
+    def median_delay(self) -> float | None:
+        """In steps from the onset, the step of the onset being 1."""
+        return statistics.median(self.delays) if self.delays else None
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        kept = {key: value for key, value in asdict(self).items() if key not in ("delays", "scenario_delays")}
+        return {**kept, "precision": self.precision, "median_delay": self.median_delay,
+                "scenario_median_delay": {k: statistics.median(v) for k, v in self.scenario_delays.items()}}  # fmt: skip
+
+
+HEAD: Final = (
+    "detector", "caught", "precision", "median delay", "abrupt within 3", "first name right",
+    "healthy runs alarmed", "critical per 1,000 steps", "warnings per 1,000 steps",
+)  # fmt: skip
+
+
+def row(tool: str, score: Score) -> tuple[str, ...]:
+    """A line of the table; a peer has no name of ours that could be right."""
+    own = tool == "rlhf_otel"
+    return (
+        tool,
+        f"{score.caught} of {score.faulty}",
+        "" if score.precision is None else f"{score.precision:.2f}",
+        "" if score.median_delay is None else f"{score.median_delay:g}",
+        f"{score.abrupt_in_time} of {score.abrupt}" if score.abrupt else "",
+        f"{score.named} of {score.nameable}" if own and score.nameable else "",
+        f"{score.alarmed_healthy} of {score.healthy}",
+        f"{score.rate('critical'):.2f}",
+        f"{score.rate('warning'):.2f}",
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(' --- ' for _ in head)}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)]) + "\n"
+
+
+def suites(seeds: int, runs: Path | None) -> Iterator[tuple[str, Iterable[Case] | str]]:
+    """Name, and the suite's runs or why there are none."""
+    for name, package, make in (
+        ("rl-doctor's scenarios", "rl_doctor", cases.rl_doctor_cases),
+        ("rlprobe's scenarios", "rlprobe", cases.rlprobe_cases),
+    ):
+        yield name, make(seeds) if find_spec(package) else f"{package} is not installed"
+    there = runs is not None and runs.is_dir()
+    yield "real runs", cases.real_cases(runs) if there and runs else "no runs: make them with injected_runs.py"
+    yield "public logs", cases.corpus_cases(CORPUS) if CORPUS.is_dir() else f"{CORPUS.name} is absent"
+
+
+def measure(found: Iterable[Case], tools: Sequence[str], verbose: bool) -> dict[str, Score]:
+    """Scores of the detectors on one suite."""
+    scores = {tool: Score() for tool in tools}
+    for case in found:
+        for tool, score in scores.items():
+            alarms = TOOLS[tool](case)
+            score.add(case, alarms)
+            if verbose:
+                said = " ".join(f"{a.name}@{a.step}{'!' if a.severity == 'critical' else ''}" for a in alarms[:8])
+                print(f"  {tool} {case.scenario} {case.config.get('variant', case.config.get('file', ''))} seed {case.seed} onset {case.onset}: {said}")
+    return scores
+
+
+def markdown(results: dict[str, dict[str, Score] | str], seeds: int) -> str:
+    """The page of the documentation."""
+    parts = [
+        "<!-- Written by `python benchmarks/detection.py --markdown docs/detection.md`. -->\n\n# Detection\n\n"
+        "How well a run that goes wrong is told, by rlhf_otel and by three peers with their defaults, on the same series "
+        f"({seeds} seeds of each synthetic scenario, twice as many healthy ones). A run counts as caught by an alarm of severity "
+        "warning or critical, or by any alarm of the right name, at or after the onset; alarms before it are false. Delay "
+        "counts steps from the onset on. rl-doctor and rlprobe look at a run every 25 steps, as rl-doctor does by itself.\n"
+    ]
+    for name, result in results.items():
+        parts.append(f"## {name[0].upper()}{name[1:]}\n")
+        if isinstance(result, str):
+            parts.append(f"Not measured: {result}.\n")
+            continue
+        parts.append(table(HEAD, (row(tool, score) for tool, score in result.items())))
+        parts.append(_per_scenario(result))
+        own = result["rlhf_otel"]
+        if own.false_names:
+            said = ", ".join(f"{rule} {count}" for rule, count in own.false_names.most_common())
+            parts.append(f"False alarms of rlhf_otel, by rule: {said}.\n")
+        if own.borderline:
+            said = ", ".join(f"{tool} {score.borderline_alarmed}" for tool, score in result.items())
+            parts.append(f"Of {own.borderline} borderline logs, on which an alarm may be right or wrong, alarmed: {said}.\n")
+    return "\n".join(parts)
+
+
+def _per_scenario(result: dict[str, Score]) -> str:
+    names = sorted({name for score in result.values() for name in score.by_scenario})
+
+    def cell(score: Score, name: str) -> str:
+        caught, of = score.by_scenario[name]
+        delays = score.scenario_delays[name]
+        return f"{caught} of {of}" + (f" ({statistics.median(delays):g})" if delays else "")
+
+    rows = ((name, *(cell(score, name) for score in result.values())) for name in names)
+    return "Caught, and in brackets the median delay:\n\n" + table(("fault", *result), rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--only", nargs="*", help="words of the suites' names")
+    parser.add_argument("--own", action="store_true", help="without the peers")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    given = parser.parse_args(arguments)
+    peers = [] if given.own else [tool for tool, package in PACKAGES.items() if find_spec(package)]
+    results: dict[str, dict[str, Score] | str] = {}
+    for name, found in suites(given.seeds, given.runs):
+        if given.only and not any(word in name for word in given.only):
+            continue
+        result = found if isinstance(found, str) else measure(found, ["rlhf_otel", *peers], given.verbose)
+        results[name] = result
+    text = markdown(results, given.seeds)
+    print(text)
+    if given.markdown:
+        given.markdown.write_text(text, encoding="utf-8")
+    if given.json:
+        plain = {n: r if isinstance(r, str) else {t: s.plain() for t, s in r.items()} for n, r in results.items()}
+        given.json.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
