@@ -37,4 +37,6 @@ def __getattr__(name: str) -> Any:
         from rlhf_otel.callback import TelemetryCallback
 
         return TelemetryCallback
+    "instrument",
+    "uninstrument",
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from transformers import Trainer, TrainerCallback
+from transformers.integrations import integration_utils
 
 from rlhf_otel import faults, serving
 from rlhf_otel import settings as settings_module
 from rlhf_otel.catalogue.spans import Outcome
+from rlhf_otel.instrumentation import register_report_to
 from rlhf_otel.run import Run
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -76,9 +78,13 @@ class TelemetryCallback(TrainerCallback):
             journal=journal,
             **more,
         )
+        self.handler: Callable[[], Any] | None = None
+        """Where ``instrumentation`` added this callback: a weak reference to the trainer's handler."""
         self._trainer: Any = None
         self._run: Run | None = None
         self._sigterm: _Sigterm | None = None
+        self._unwrap: Callable[[], None] | None = None
+        self._resumed_from: Any = None
 
     @property
     def run(self) -> Run | None:
@@ -90,13 +96,15 @@ class TelemetryCallback(TrainerCallback):
     @_safe
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find the trainer and see how its ``train`` ends: on exceptions ``on_train_end`` is skipped."""
-        self._adopt(_calling_trainer())
+        self.adopt(calling_trainer())
 
     @_safe
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start observing."""
+        """Start observing, unless the trainer was given another callback of this kind after this one."""
         if self._trainer is None:
-            self._adopt(_calling_trainer())
+            self.adopt(calling_trainer())
+        if self._superseded():
+            return
         if self._run is not None:  # training again, or again with a smaller batch
             self._run.end(Outcome.INTERRUPTED, "training was started again")
         self._run = Run(self._trainer, self.settings)
@@ -142,21 +150,49 @@ class TelemetryCallback(TrainerCallback):
 
     # --- parts
 
-    def _adopt(self, trainer: Any) -> None:
+    def adopt(self, trainer: Any) -> None:
+        """Observe ``trainer``: see where its ``train`` resumes from and how it ends."""
         if trainer is None or trainer is self._trainer:
             return
+        self.detach()
         self._trainer = trainer
         original = trainer.train
 
         @functools.wraps(original)
         def train(*args: Any, **kwargs: Any) -> Any:
+            self._resumed_from = kwargs.get("resume_from_checkpoint", args[0] if args else None)
             try:
                 return original(*args, **kwargs)
             except BaseException as error:
                 self._raised(error)
                 raise
 
+        before = vars(trainer).get("train")
         trainer.train = train
+
+        def unwrap() -> None:
+            if vars(trainer).get("train") is not train:
+                return  # somebody wrapped it after us: theirs stays
+            if before is None:
+                del trainer.train
+            else:
+                trainer.train = before
+
+        self._unwrap = unwrap
+
+    def detach(self) -> None:
+        """Leave the trainer as it was; a run in progress ends as interrupted."""
+        if self._run is not None and not self._run.ended:
+            self._end(Outcome.INTERRUPTED, "no longer observed")
+        if self._unwrap is not None:
+            self._unwrap()
+        self._unwrap = self._trainer = None
+
+    def _superseded(self) -> bool:
+        """Whether another callback of this kind was given after this one: the last observes."""
+        callbacks = getattr(getattr(self._trainer, "callback_handler", None), "callbacks", [])
+        ours = [callback for callback in callbacks if isinstance(callback, TelemetryCallback)]
+        return bool(ours) and ours[-1] is not self
 
     @_safe
     def _raised(self, error: BaseException) -> None:
@@ -173,8 +209,8 @@ class TelemetryCallback(TrainerCallback):
             self._run.end(outcome, reason)
 
 
-def _calling_trainer() -> Any:
-    """The trainer among the callers of an event method."""
+def calling_trainer() -> Any:
+    """The trainer among the callers of an event method; None without one."""
     frame = inspect.currentframe()
     for _ in range(FRAMES_TO_TRAINER):
         frame = frame.f_back if frame is not None else None
@@ -226,3 +262,6 @@ class _Sigterm:
         serving.wait(serving.INTERRUPTED_LINGER_S, scrapes_each=1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
+
+
+register_report_to(integration_utils)
