@@ -7,6 +7,7 @@ is dropped and counted, never waited for.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -70,7 +71,7 @@ class Background:
         return not self._thread.is_alive()
 
     def _rouse(self) -> None:
-        if self._wake.locked():
+        with contextlib.suppress(RuntimeError):  # roused already, by another thread or a signal handler
             self._wake.release()
 
     def _work(self) -> None:

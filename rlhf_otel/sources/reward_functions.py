@@ -43,8 +43,11 @@ class RewardFunctionCounts:
             self._fresh[name] = self._fresh.get(name, 0) + nonfinite
 
     def observe(self, name: str, rewards: Any) -> None:
-        """As :meth:`count`, but only for lists and tuples of numbers, and never raising."""
+        """As :meth:`count`, never raising. What lies on a device, or can be read only once, is left alone."""
         try:
+            on_cpu = getattr(getattr(rewards, "device", None), "type", "cpu") == "cpu"
+            if on_cpu and hasattr(rewards, "tolist"):
+                rewards = rewards.tolist()
             if isinstance(rewards, list | tuple):
                 self.count(name, rewards)
         except Exception as error:  # noqa: BLE001 - faults logs it
@@ -65,7 +68,7 @@ class RewardFunctionCounts:
         def observed(*args: Any, **kwargs: Any) -> Any:
             try:
                 rewards = function(*args, **kwargs)
-            except BaseException:
+            except Exception:
                 self.errors[name] += 1
                 raise
             self.observe(name, rewards)
@@ -78,7 +81,7 @@ class RewardFunctionCounts:
         async def observed(*args: Any, **kwargs: Any) -> Any:
             try:
                 rewards = await function(*args, **kwargs)
-            except BaseException:
+            except Exception:
                 self.errors[name] += 1
                 raise
             self.observe(name, rewards)

@@ -55,12 +55,11 @@ class ScalarReader:
         """What can be read at the end of the step in progress; the next step begins."""
         readings, self._ready = self._ready, []
         if self._pending:
-            still: list[_Pending] = []
+            # All of a step or none of it: a sum over micro-batches must not be torn in two.
+            waiting = {pending.step for pending in self._pending if not pending.event.query()}
             for pending in self._pending:
-                if pending.event.query():
+                if pending.step not in waiting:
                     readings.append(Reading(pending.name, float(pending.host), self._step - pending.step))
-                else:
-                    still.append(pending)
-            self._pending = still
+            self._pending = [pending for pending in self._pending if pending.step in waiting]
         self._step += 1
         return readings

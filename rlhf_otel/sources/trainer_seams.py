@@ -132,9 +132,13 @@ class TrainerSeams:
             return
         before = list(functions)
         functions[:] = [self.reward_functions.wrap(f, name) for f, name in zip(before, names, strict=True)]
+        wrapped = list(zip(functions, before, strict=True))
 
-        def undo() -> None:
-            functions[:] = before
+        def undo() -> None:  # the list may have changed since: what others put there stays
+            for position, function in enumerate(functions):
+                functions[position] = next(
+                    (original for wrapper, original in wrapped if wrapper is function), function
+                )
 
         self._undo.append(undo)
 

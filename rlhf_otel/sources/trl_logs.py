@@ -155,6 +155,7 @@ def as_number(raw: Any) -> float | None:
     if getattr(getattr(raw, "device", None), "type", "cpu") != "cpu":
         return None
     try:
-        return float(raw)
+        # item(): numpy deprecates float() of an array, even of one number.
+        return float(raw.item() if hasattr(raw, "item") else raw)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
