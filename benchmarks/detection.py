@@ -143,7 +143,10 @@ def suites(seeds: int, runs: Path | None) -> Iterator[tuple[str, Iterable[Case] 
     ):
         yield name, make(seeds) if find_spec(package) else f"{package} is not installed"
     there = runs is not None and runs.is_dir()
-    yield "real runs", cases.real_cases(runs) if there and runs else "no runs: make them with injected_runs.py"
+    yield (
+        "real runs",
+        cases.real_cases(runs) if there and runs else "no runs: make them with injected_runs.py",
+    )
     yield "public logs", cases.corpus_cases(CORPUS) if CORPUS.is_dir() else f"{CORPUS.name} is absent"
 
 
@@ -155,8 +158,12 @@ def measure(found: Iterable[Case], tools: Sequence[str], verbose: bool) -> dict[
             alarms = TOOLS[tool](case)
             score.add(case, alarms)
             if verbose:
-                said = " ".join(f"{a.name}@{a.step}{'!' if a.severity == 'critical' else ''}" for a in alarms[:8])
-                print(f"  {tool} {case.scenario} {case.config.get('variant', case.config.get('file', ''))} seed {case.seed} onset {case.onset}: {said}")
+                said = " ".join(
+                    f"{a.name}@{a.step}{'!' if a.severity == 'critical' else ''}" for a in alarms[:8]
+                )
+                print(
+                    f"  {tool} {case.scenario} {case.config.get('variant', case.config.get('file', ''))} seed {case.seed} onset {case.onset}: {said}"
+                )
     return scores
 
 
@@ -182,7 +189,9 @@ def markdown(results: dict[str, dict[str, Score] | str], seeds: int) -> str:
             parts.append(f"False alarms of rlhf_otel, by rule: {said}.\n")
         if own.borderline:
             said = ", ".join(f"{tool} {score.borderline_alarmed}" for tool, score in result.items())
-            parts.append(f"Of {own.borderline} borderline logs, on which an alarm may be right or wrong, alarmed: {said}.\n")
+            parts.append(
+                f"Of {own.borderline} borderline logs, on which an alarm may be right or wrong, alarmed: {said}.\n"
+            )
     return "\n".join(parts)
 
 
@@ -221,7 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.markdown:
         given.markdown.write_text(text, encoding="utf-8")
     if given.json:
-        plain = {n: r if isinstance(r, str) else {t: s.plain() for t, s in r.items()} for n, r in results.items()}
+        plain = {
+            n: r if isinstance(r, str) else {t: s.plain() for t, s in r.items()} for n, r in results.items()
+        }
         given.json.write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from injected_faults import EXPECTED
 
 from rlhf_otel.catalogue.spans import Outcome, StepKind
-from rlhf_otel.detection.derived import add_derived
+from rlhf_otel.detection.derived import add_derived, add_evaluation_gap
 from rlhf_otel.records import RunEnd, StepRecord
 from rlhf_otel.replay.opening import open_log
 from rlhf_otel.sources.trl_logs import map_logs
@@ -48,31 +48,31 @@ class Case:
 
 
 RL_DOCTOR: Final[dict[str, tuple[str, ...]]] = {
-    "entropy_collapse": ("EntropyCollapse",),
-    "saturated_groups": ("ZeroAdvantageGroups", "NoAdvantage", "RewardSaturation"),
-    "too_hard": ("ZeroAdvantageGroups", "NoAdvantage"),
-    "reward_hacking": ("RewardHackingSuspected", "EvaluationFalls"),
-    "length_hacking": ("CompletionLengthExplosion", "LengthBias", "RewardHackingSuspected"),
+    "entropy_collapse": ("EntropyDrift", "EntropyFalling", "EntropyCollapse"),
+    "saturated_groups": ("ZeroAdvantageGroups", "ZeroAdvantageRising", "NoAdvantage"),
+    "too_hard": ("ZeroAdvantageGroups", "ZeroAdvantageRising", "NoAdvantage"),
+    "reward_hacking": ("RewardHackingSuspected",),
+    "length_hacking": ("CompletionLengthGrowth", "CompletionLengthExplosion", "RewardHackingSuspected"),
     "truncation": ("TruncationHigh", "TruncationJump", "TruncationRising"),
     "kl_blowup": ("KLRunaway", "KLSpike", "KLDrift"),
-    "clip_saturation": ("ClipFractionHigh", "EntropyCollapse"),
+    "clip_saturation": ("ClipFractionHigh", "EntropyDrift", "EntropyFalling", "EntropyCollapse"),
     "grad_spikes": ("GradientNormSpike",),
     "plateau": ("RewardPlateau",),
-    "format_domination": ("RewardFunctionDominates", "RewardPlateau"),
+    "format_domination": ("RewardFunctionDominates",),
 }
 RLPROBE: Final[dict[str, tuple[str, ...]]] = {
     "kl_blowup": ("KLRunaway", "KLSpike", "KLDrift"),
-    "entropy_collapse": ("EntropyCollapse",),
-    "reward_hack_length": ("CompletionLengthExplosion", "LengthBias", "RewardHackingSuspected"),
-    "format_gaming": ("RewardFunctionDominates",),
+    "entropy_collapse": ("EntropyDrift", "EntropyFalling", "EntropyCollapse"),
+    "reward_hack_length": ("CompletionLengthGrowth", "CompletionLengthExplosion", "RewardHackingSuspected"),
+    "format_gaming": ("RewardMixChanging", "RewardFunctionDominates"),
     "clip_saturation": ("ClipFractionHigh",),
-    "degenerate_groups": ("ZeroAdvantageGroups", "NoAdvantage"),
+    "degenerate_groups": ("ZeroAdvantageGroups", "ZeroAdvantageRising", "NoAdvantage"),
     "adv_collapse": ("ZeroAdvantageGroups", "AdvantageCollapse"),
     "value_divergence": ("ValueDivergence",),
     "grad_pathology": ("NonFinite", "GradientNormSpike"),
     "truncation_starve": ("TruncationHigh", "TruncationJump", "TruncationRising"),
-    "repetition_spiral": ("RepetitionHigh",),
-    "reward_std_death": ("ZeroAdvantageGroups", "NoAdvantage", "RewardSpreadCollapse"),
+    "repetition_spiral": ("EntropyDrift", "EntropyFalling"),
+    "reward_std_death": ("ZeroAdvantageGroups", "ZeroAdvantageRising", "NoAdvantage", "RewardSpreadCollapse"),
     "ref_drift_asymmetry": ("KLRunaway", "KLSpike", "KLDrift"),
     "throughput_rot": ("ThroughputRegression", "StepTimeDrift"),
 }
@@ -86,8 +86,22 @@ def rl_doctor_cases(seeds: int) -> Iterator[Case]:
         for seed in range(seeds if scenario != HEALTHY else max(seeds, 2 * seeds)):
             rows, config = simulate(scenario, seed=seed)
             records = [_record(int(row["step"]) + 1, row) for row in rows]
+            evaluated: float | None = None
+            for record in records:
+                evaluated = record.values.get("evaluation_reward", evaluated)
+                add_evaluation_gap(record.values, evaluated)
             expected = RL_DOCTOR.get(scenario, ())
-            yield Case("rl-doctor", scenario, seed, records, scenario != HEALTHY, 1, expected, native=rows, config=config)
+            yield Case(
+                "rl-doctor",
+                scenario,
+                seed,
+                records,
+                scenario != HEALTHY,
+                1,
+                expected,
+                native=rows,
+                config=config,
+            )
 
 
 def _record(step: int, row: dict[str, Any]) -> StepRecord:
@@ -128,7 +142,9 @@ def rlprobe_cases(seeds: int) -> Iterator[Case]:
     for scenario in (HEALTHY, *PATHOLOGIES):
         for seed in range(seeds if scenario != HEALTHY else 2 * seeds):
             with TemporaryDirectory() as scratch:
-                path = generate_run(Path(scratch) / "run", None if scenario == HEALTHY else scenario, seed=seed)
+                path = generate_run(
+                    Path(scratch) / "run", None if scenario == HEALTHY else scenario, seed=seed
+                )
                 view = RunView.load(path)
                 list(view.samples)
             samples = list(view.samples) if view._samples_provider is None else []
@@ -139,10 +155,16 @@ def rlprobe_cases(seeds: int) -> Iterator[Case]:
 
 
 def _of_rlprobe(row: Any) -> StepRecord:
-    values = {ours: float(value) for theirs, ours in OF_RLPROBE.items() if (value := getattr(row, theirs)) is not None}
+    values = {
+        ours: float(value)
+        for theirs, ours in OF_RLPROBE.items()
+        if (value := getattr(row, theirs)) is not None
+    }
     tokens = row.completion_len_mean / row.step_time_s
     values["tokens_per_second"] = tokens
-    record = _plain(row.step + 1, values, {name: (mean, math.nan) for name, mean in row.reward_components.items()})
+    record = _plain(
+        row.step + 1, values, {name: (mean, math.nan) for name, mean in row.reward_components.items()}
+    )
     if row.nan_count:
         record.nonfinite["grad_norm"] = row.nan_count
     return record
@@ -158,7 +180,12 @@ def real_cases(cache: Path) -> Iterator[Case]:
         for record in records:
             add_derived(record)
         fault = label["fault"]
-        if len(records) < 30 or (log.end is None and label["fault"] == HEALTHY):
+        failed = log.end is not None and log.end.outcome is Outcome.FAILED
+        if (
+            len(records) < 30
+            or (failed and fault == HEALTHY)
+            or (log.end is None and label["fault"] == HEALTHY)
+        ):
             continue  # still being made
         expected = EXPECTED.get(fault)
         yield Case(

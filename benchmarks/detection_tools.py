@@ -34,7 +34,9 @@ def ours(case: Case) -> list[Alarm]:
             alarms.append(Alarm(record.step, "RunStalled", "critical"))
         alarms += [Alarm(a.anomaly.step, a.rule, a.anomaly.severity.value) for a in replay.observe(record)]
     if case.end is not None:
-        alarms.append(Alarm(case.end.step, "RunFailed", "critical"))
+        alarms.append(
+            Alarm(case.end.step + 1, "RunFailed", "critical")
+        )  # in the step after the last whole one
     return alarms
 
 
@@ -43,7 +45,9 @@ def _trl_rows(case: Case) -> Iterator[dict[str, Any]]:
     spelling = {name: key for key, name in SIGNAL_OF_KEY.items()}
     spelling["completion_length"] = "completions/mean_length"
     for record in case.records:
-        row: dict[str, Any] = {spelling[name]: value for name, value in record.values.items() if name in spelling}
+        row: dict[str, Any] = {
+            spelling[name]: value for name, value in record.values.items() if name in spelling
+        }
         for name, (mean, deviation) in record.reward_functions.items():
             row[f"rewards/{name}/mean"], row[f"rewards/{name}/std"] = mean, deviation
         if "evaluation_reward" in record.values:
@@ -73,7 +77,9 @@ def rlprobe(case: Case) -> list[Alarm]:
     from rlprobe.doctor.runview import RunView
     from rlprobe.schemas import RunManifest
 
-    rows = case.native._records if case.suite == "rlprobe" else [_rlprobe_row(record) for record in case.records]
+    rows = (
+        case.native._records if case.suite == "rlprobe" else [_rlprobe_row(record) for record in case.records]
+    )
     manifest = (
         case.native.manifest
         if case.suite == "rlprobe"
@@ -98,7 +104,9 @@ def _rlprobe_row(record: Any) -> Any:
         if ours in record.values and math.isfinite(record.values[ours])
     }
     parts = {name: mean for name, (mean, _) in record.reward_functions.items() if math.isfinite(mean)}
-    return StepRecord(step=record.step, reward_components=parts, nan_count=sum(record.nonfinite.values()), **values)
+    return StepRecord(
+        step=record.step, reward_components=parts, nan_count=sum(record.nonfinite.values()), **values
+    )
 
 
 def rlwatch(case: Case) -> list[Alarm]:

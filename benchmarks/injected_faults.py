@@ -29,7 +29,7 @@ class Expected(NamedTuple):
 
 
 EXPECTED: Final[dict[str, Expected]] = {
-    "learning-rate": Expected(("KLSpike", "KLRunaway", "RewardDrop", "GradientNormSpike", "EntropyJump"), True),
+    "learning-rate": Expected(("LearningRateJump", "KLSpike", "KLJump", "KLRunaway"), True),
     "learning-rate-zero": Expected(("LearningRateZero",), True),
     "nan-reward": Expected(("NonFinite",), True),
     "nan-gradient": Expected(("NonFinite",), True),
@@ -38,15 +38,15 @@ EXPECTED: Final[dict[str, Expected]] = {
     "constant-reward": Expected(("NoAdvantage", "ZeroAdvantageGroups", "RewardFunctionConstant"), True),
     "noisy-reward": Expected(("RewardSpreadJump",), True),
     "inverted-reward": Expected(("RewardDrop", "RewardCollapse"), True),
-    "length-reward": Expected(("RewardDrop", "CompletionLengthExplosion", "TruncationHigh", "RewardHackingSuspected"), False),
-    "corrupted-weights": Expected(("KLSpike", "RewardDrop", "EntropyJump", "KLRunaway"), True),
+    "length-reward": Expected(("RewardDrop", "CompletionLengthExplosion", "TruncationHigh", "RewardSpreadCollapse"), True),
+    "corrupted-weights": Expected(("KLJump", "KLSpike", "RewardDrop", "KLRunaway"), True),
     "frozen": Expected(("GradientVanishing", "ParametersNotChanging"), True),
     "slow-reward": Expected(("RewardFunctionSlow", "SlowStep", "ThroughputRegression"), True),
     "stall": Expected(("RunStalled", "SlowStep"), True),
     "memory-leak": Expected(("HostMemoryGrowth",), False),
     "truncation": Expected(("TruncationJump", "TruncationHigh", "CompletionLengthJump", "CompletionLengthExplosion"), True),
     "temperature-zero": Expected(("NoAdvantage", "ZeroAdvantageGroups"), True),
-    "lost-checkpoint": Expected(("RunFailed",), True),
+    "lost-checkpoint": Expected(("RunFailed",), False),
 }  # fmt: skip
 
 
@@ -61,7 +61,9 @@ def _none_reward(target: Target, dose: Dose) -> None:
 def _noisy_reward(target: Target, dose: Dose) -> None:
     rng = random.Random(0)
     for function in target.rewards.functions:
-        target.rewards.responses[function.__name__] = lambda scores: [s + rng.gauss(0.0, 1.0) for s in scores()]
+        target.rewards.responses[function.__name__] = lambda scores: [
+            s + rng.gauss(0.0, 1.0) for s in scores()
+        ]
 
 
 def _inverted_reward(target: Target, dose: Dose) -> None:

@@ -90,10 +90,18 @@ def make(plan: Plan, directory: Path) -> None:
         breakable = BreakableRewards.of(functions)
         trainer = _trainer(plan, settings, breakable.functions, [TelemetryCallback()])
         step = settings.dose.step if plan.fault != HEALTHY else None
-        label = {"fault": plan.fault, "step": step, "variant": plan.variant, "seed": plan.seed, "steps": plan.steps}
+        label = {
+            "fault": plan.fault,
+            "step": step,
+            "variant": plan.variant,
+            "seed": plan.seed,
+            "steps": plan.steps,
+        }
         (directory / "label.json").write_text(json.dumps(label), encoding="utf-8")
         if plan.fault != HEALTHY:
-            target = Target(trainer, BreakableRewards([*breakable.functions, *functions], breakable.responses))
+            target = Target(
+                trainer, BreakableRewards([*breakable.functions, *functions], breakable.responses)
+            )
             faults.inject(fault(plan.fault), target, settings.dose, settings.run_dir)
         trainer.train()
 
@@ -111,7 +119,9 @@ def _trainer(plan: Plan, settings: Any, functions: list[Any], callbacks: list[An
     configuration = train._configuration
 
     def changed(given: Any) -> Any:
-        return dataclasses.replace(configuration(given), generation_batch_size=None, steps_per_generation=None, **changes)
+        return dataclasses.replace(
+            configuration(given), generation_batch_size=None, steps_per_generation=None, **changes
+        )
 
     train._configuration = changed  # type: ignore[assignment]
     if kind == "rloo":
@@ -141,8 +151,9 @@ def _widen(model: Any, hidden: int) -> None:
 
 
 def _rloo(train: Any, settings: Any, functions: list[Any], callbacks: list[Any]) -> Any:
-    from rlhf_otel.demo import language, rewards
     from trl import RLOOConfig, RLOOTrainer
+
+    from rlhf_otel.demo import language, rewards
 
     given = train._configuration(settings)
     shared = {f.name for f in dataclasses.fields(RLOOConfig) if f.init}
@@ -207,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     _prepare_process()
     import trl  # noqa: F401 - imported before the forks, and this too, as it is now:
+
     from rlhf_otel import TelemetryCallback  # noqa: F401
     from rlhf_otel.catalogue import rules  # noqa: F401
 

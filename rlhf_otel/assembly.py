@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.detection.derived import add_derived
 from rlhf_otel.records import StepRecord
-from rlhf_otel.sources.groups import Generation, weighted_rewards, zero_advantage_ratio
+from rlhf_otel.sources.groups import Generation, unscored_ratio, weighted_rewards, zero_advantage_ratio
 from rlhf_otel.sources.phases import RawInterval, nest
 from rlhf_otel.sources.scalars import Reading
 from rlhf_otel.sources.step_metrics import Appended, means
@@ -62,6 +63,7 @@ class Assembler:
         _add_hooked(record, raw)
         tokens = self._add_tokens(record, mapped, raw.end_ns)
         _add_groups(record, raw.generation)
+        add_derived(record)
         _add_nonfinite(record, raw.nonfinite_rewards)
         return record, tokens
 
@@ -105,6 +107,7 @@ def _add_groups(record: StepRecord, generation: Generation | None) -> None:
     dead = zero_advantage_ratio(weighted_rewards(generation), generation.group_size)
     if dead is not None:
         record.values["zero_advantage_groups"] = dead
+    record.values["unscored_ratio"] = unscored_ratio(generation)
 
 
 def _add_nonfinite(record: StepRecord, nonfinite_rewards: dict[str, int]) -> None:

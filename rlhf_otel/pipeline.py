@@ -19,6 +19,7 @@ from rlhf_otel.catalogue.rules import RULE_BY_NAME
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.detection.baselines import Baselines
+from rlhf_otel.detection.derived import add_evaluation_gap
 from rlhf_otel.detection.detector import Detector
 from rlhf_otel.exporters.journal import JournalWriter, anomaly_record, end_record, run_record, step_record
 from rlhf_otel.exporters.sampling import KeepPolicy
@@ -99,6 +100,7 @@ class Pipeline:
     ) -> list[Anomaly]:
         """Judge a step, publish it, export it; on the background thread. Returns the new anomalies."""
         record.values["step_duration"] = duration = record.duration_s
+        add_evaluation_gap(record.values, self.snapshot.evaluation.get("reward"))
         for name, count in record.nonfinite.items():
             if name in self._nonfinite:
                 self._nonfinite = {**self._nonfinite, name: self._nonfinite[name] + count}

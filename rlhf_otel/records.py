@@ -24,6 +24,9 @@ class RunIdentity:
     run_name: str = ""
     team: str = ""
     owner: str = ""
+    cluster: str = ""
+    agreed: bool = True
+    """Whether every rank knows this run id by itself; else rank 0 decides and the others ask."""
 
 
 class PhaseInterval(NamedTuple):
@@ -83,6 +86,7 @@ class Statistics(NamedTuple):
     ratio: float | None
     shift: float | None
     reference_ratio: float | None
+    cusum: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

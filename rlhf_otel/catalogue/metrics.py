@@ -104,6 +104,7 @@ DETECTION: Final = (
     Metric("rlhf_signal_baseline_ratio", _G, "Fast average over baseline.", ("signal",), "ratio", "detection"),
     Metric("rlhf_signal_shift", _G, "Distance of the fast average from the baseline, in units of the usual deviation.", ("signal",), group="detection"),
     Metric("rlhf_signal_reference_ratio", _G, "Fast average over the mean of the warm-up.", ("signal",), "ratio", "detection"),
+    Metric("rlhf_signal_cusum", _G, "Accumulated deviation of a signal from its own trend, in units of its noise; negative for downwards.", ("signal",), group="detection"),
     Metric("rlhf_anomaly_active", _G, "1 while a rule is in breach in process, latched after it; else 0.", ("rule", "severity"), group="detection"),
     Metric("rlhf_anomaly_total", _C, "Anomalies that a rule has raised in this process.", ("rule", "severity"), group="detection"),
     Metric("rlhf_anomaly_first_step", _G, "Step at which a rule's latest anomaly began.", ("rule",), group="detection"),

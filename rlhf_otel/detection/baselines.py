@@ -5,14 +5,17 @@ anomaly: outliers enter clipped, and from the third in a row not at all, until a
 the new level is accepted as usual.
 
 Statistics of a value ``x`` against a baseline with mean ``m`` and scale ``s``
-(the scale is 1.2533 times the mean absolute deviation, which for a normal distribution is its standard
-deviation, and never below the signal's resolution):
+(the scale is the mean absolute change from one value to the next over 1.128, which for independent normal
+values is their standard deviation and which a learning trend hardly enters; it is never below the signal's
+resolution):
 
 - ``average``: exponential average of ``x`` over about :data:`FAST_STEPS` steps;
 - ``zscore``: ``(x - m) / s``;
 - ``baseline_ratio``: ``average / m``, for ``m > 0`` (the resolution stands in for a smaller ``m``);
 - ``shift``: ``(average - m) / s``;
 - ``reference_ratio``: ``average`` over the mean of the warm-up, for positive references.
+
+- ``cusum``, of signals that ask for it: see ``detection/drift.py``.
 
 All but ``average`` are unknown (None) during the first :data:`WARM_UP` values.
 """
@@ -24,6 +27,7 @@ from typing import Any, Final
 
 from rlhf_otel.catalogue.signals import SIGNALS, Signal
 from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.detection.drift import Drift
 from rlhf_otel.records import Statistics
 
 WARM_UP: Final = 20
@@ -31,13 +35,16 @@ WARM_UP: Final = 20
 FAST_STEPS: Final = 10
 SLOW_STEPS: Final = 100
 OUTLIER_SCALES: Final = 4.0
-"""Distance, in scales, from which a value is an outlier and enters clipped (Huber's psi, wide bend)."""
+"""Distance from which a value is an outlier and enters clipped (Huber's psi, wide bend): in scales or, if that
+is more, in usual distances from the mean, so that a baseline that trails a learning trend is not frozen."""
+NORMAL_MEAN_DEVIATION: Final = 1.2533
+"""Standard deviation over mean absolute deviation of a normal distribution: sqrt(pi / 2)."""
 FREEZE_AFTER: Final = 2
 """Outliers in a row that still enter."""
 PATIENCE: Final = 500
 """Outliers in a row after which the baseline starts anew at the new level."""
-NORMAL_MEAN_DEVIATION: Final = 1.2533
-"""Standard deviation over mean absolute deviation of a normal distribution: sqrt(pi / 2)."""
+MOVING_RANGE: Final = 1.128
+"""Mean absolute difference of two independent normal values over their standard deviation: 2 / sqrt(pi)."""
 
 _FAST: Final = 2.0 / (FAST_STEPS + 1)
 _SLOW: Final = 2.0 / (SLOW_STEPS + 1)
@@ -46,9 +53,13 @@ _SLOW: Final = 2.0 / (SLOW_STEPS + 1)
 class Baseline:
     """Streaming statistics of one signal for one kind of step."""
 
-    __slots__ = ("_relative", "_resolution", "average", "count", "deviation", "mean", "outliers", "reference")
+    __slots__ = (
+        "_relative", "_resolution", "average", "count", "deviation", "drift", "last", "mean", "outliers",
+        "reference", "spread",
+    )  # fmt: skip
 
-    def __init__(self, resolution: float, relative_resolution: float) -> None:
+    def __init__(self, resolution: float, relative_resolution: float, drift: bool = False) -> None:
+        self.drift = Drift() if drift else None
         self._resolution = resolution
         self._relative = relative_resolution
         self._reset()
@@ -58,25 +69,28 @@ class Baseline:
         self.count = 0
         self.mean = 0.0
         self.deviation = 0.0
+        self.spread = 0.0
+        self.last = 0.0
         self.reference: float | None = None
         self.outliers = 0
 
     @property
     def scale(self) -> float:
         """Usual deviation from the mean, in its unit; positive once values differ or a resolution is set."""
-        return max(NORMAL_MEAN_DEVIATION * self.deviation, self._resolution, self._relative * abs(self.mean))
+        return max(self.deviation / MOVING_RANGE, self._resolution, self._relative * abs(self.mean))
 
     def observe(self, value: float) -> Statistics:
         """Judge ``value`` (finite) against what came before it, then learn from it."""
         average = self.average
         average = value if average != average else average + _FAST * (value - average)
         self.average = average
+        cusum = None if self.drift is None else self.drift.observe(value)
         if self.count < WARM_UP:
             self._warm_up(value)
             return Statistics(average, None, None, None, None, None)
         mean = self.mean
         magnitude = mean if mean >= 0 else -mean
-        scale = NORMAL_MEAN_DEVIATION * self.deviation
+        scale = self.deviation / MOVING_RANGE
         if scale < self._resolution:
             scale = self._resolution
         if scale < self._relative * magnitude:
@@ -92,6 +106,7 @@ class Baseline:
             average / floor if floor > 0 and mean >= 0 else None,
             (average - mean) / scale,
             average / reference if reference is not None and reference > 0 else None,
+            cusum,
         )
         self._learn(value, scale)
         return statistics
@@ -101,13 +116,18 @@ class Baseline:
         delta = value - self.mean
         self.mean += delta / self.count
         if self.count > 1:
-            self.deviation += (abs(delta) - self.deviation) / (self.count - 1)
+            self.deviation += (abs(value - self.last) - self.deviation) / (self.count - 1)
+            self.spread += (abs(delta) - self.spread) / (self.count - 1)
+        self.last = value
         if self.count == WARM_UP and self.reference is None:
             self.reference = self.mean
 
     def _learn(self, value: float, scale: float) -> None:
         delta = value - self.mean
-        bound = OUTLIER_SCALES * scale
+        change = value - self.last
+        self.last = value
+        spread = NORMAL_MEAN_DEVIATION * self.spread
+        bound = OUTLIER_SCALES * (scale if scale > spread else spread)
         if -bound <= delta <= bound:
             self.outliers = 0
         else:
@@ -123,17 +143,24 @@ class Baseline:
             delta = bound if delta > 0 else -bound
         self.count += 1
         self.mean += _SLOW * delta
-        self.deviation += _SLOW * ((delta if delta >= 0 else -delta) - self.deviation)
+        self.spread += _SLOW * ((delta if delta >= 0 else -delta) - self.spread)
+        if change < 0:
+            change = -change
+        self.deviation += _SLOW * ((change if change < bound else bound) - self.deviation)
 
     def state(self) -> dict[str, Any]:
         """What has been learnt, for a checkpoint."""
-        names = ("count", "mean", "deviation", "average", "reference", "outliers")
-        return {name: getattr(self, name) for name in names}
+        names = ("count", "mean", "deviation", "spread", "last", "average", "reference", "outliers")
+        state = {name: getattr(self, name) for name in names}
+        return state if self.drift is None else {**state, "drift": self.drift.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`."""
         for name, value in state.items():
-            setattr(self, name, value)
+            if name != "drift":
+                setattr(self, name, value)
+            elif self.drift is not None:
+                self.drift.restore(value)
 
 
 class Baselines:
@@ -146,7 +173,7 @@ class Baselines:
         """Latest statistics of each signal; a new dict at every step, so that a snapshot may keep it."""
 
     def _fresh(self) -> list[tuple[str, Baseline]]:
-        return [(s.name, Baseline(s.resolution, s.relative_resolution)) for s in self._tracked]
+        return [(s.name, Baseline(s.resolution, s.relative_resolution, s.drift)) for s in self._tracked]
 
     def observe(self, kind: StepKind, values: dict[str, float]) -> dict[str, Statistics]:
         """Statistics of the signals that this step has; signals that it lacks keep their latest."""

@@ -142,6 +142,8 @@ def _compile(condition: object) -> Predicate:
     assert isinstance(condition, Comparison)
     if condition.statistic is Statistic.VALUE:
         return _value(condition)
+    if condition.statistic is Statistic.VALUE_RATIO:
+        return _value_ratio(condition)
     return _statistic(condition)
 
 
@@ -162,17 +164,34 @@ def _value(condition: Comparison) -> Predicate:
     return holds
 
 
+def _value_ratio(condition: Comparison) -> Predicate:
+    signal, threshold, above = condition.signal, condition.threshold, condition.op == ">"
+
+    def holds(record: StepRecord, statistics: dict[str, Statistics]) -> bool:
+        value, known = record.values.get(signal), statistics.get(signal)
+        if value is None or known is None or known.baseline is None or known.baseline <= 0:
+            return False
+        bound = threshold * known.baseline
+        return value > bound if above else value < bound
+
+    return holds
+
+
 _FIELDS: Final = {
     Statistic.AVERAGE: "average",
     Statistic.ZSCORE: "zscore",
     Statistic.RATIO: "ratio",
     Statistic.SHIFT: "shift",
     Statistic.REFERENCE_RATIO: "reference_ratio",
+    Statistic.BASELINE: "baseline",
+    Statistic.CUSUM: "cusum",
 }
 
 
-def statistic_of(statistics: Statistics, which: Statistic) -> float | None:
-    """The value of one statistic; None while it is unknown."""
+def statistic_of(statistics: Statistics, which: Statistic, value: float = math.nan) -> float | None:
+    """The value of one statistic; None while it is unknown. ``value`` is the signal's own."""
+    if which is Statistic.VALUE_RATIO:
+        return value / statistics.baseline if statistics.baseline else None
     found: float | None = getattr(statistics, _FIELDS[which])
     return found
 
@@ -220,7 +239,7 @@ def _fire(state: _RuleState, record: StepRecord, statistics: dict[str, Statistic
         observed = (
             value
             if condition.statistic is Statistic.VALUE or known is None
-            else statistic_of(known, condition.statistic)
+            else statistic_of(known, condition.statistic, value)
         )
     if record.lag.get(signal):
         state.since -= record.lag[signal]

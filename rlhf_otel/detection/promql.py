@@ -102,4 +102,6 @@ def series(condition: Comparison) -> str:
     """The exported series that a comparison reads."""
     if condition.statistic is Statistic.VALUE:
         return SIGNAL_BY_NAME[condition.signal].metric
+    if condition.statistic is Statistic.VALUE_RATIO:
+        raise CatalogueError(f"{condition!r}: not exported; only an event rule can compare it")
     return f'rlhf_signal_{condition.statistic.value}{{signal="{condition.signal}"}}'

@@ -134,12 +134,13 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
     ],
     "EngineDisagreement": [
         Case(
-            "level without verdict; both; one that a non-finite value explains away",
+            "level without verdict; both; a warning, which has no verdict; explained by a non-finite value",
             {
                 **_collapsed("bad"),
                 **_verdict("bad", "RewardCollapse", "0x80"),
                 **_collapsed("good"),
                 **_verdict("good", "RewardCollapse", "1x80"),
+                'rlhf_signal_average{run_id="warning",signal="truncated_ratio",instance="i"}': "1x80",
                 **_collapsed("nan"),
                 **_verdict("nan", "RewardCollapse", "0x80"),
                 **_verdict("nan", "NonFinite", "1x80"),

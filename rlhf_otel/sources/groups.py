@@ -66,4 +66,5 @@ def weighted_rewards(generation: Generation) -> list[float]:
 def unscored_ratio(generation: Generation) -> float:
     """Share of completions that a reward function did not score (None or NaN), of the function where it is
     highest."""
-    return max(sum(score != score for score in column) / max(len(column), 1) for column in generation.by_function)
+    columns = generation.by_function
+    return max(sum(score != score for score in column) / max(len(column), 1) for column in columns)
