@@ -9,14 +9,29 @@ import click
 
 
 @click.command()
-@click.option("--fault", default="learning-rate", show_default=True, help="What to inject; see --list-faults.")
+@click.option(
+    "--fault", default="learning-rate", show_default=True, help="What to inject; see --list-faults."
+)
 @click.option("--list-faults", is_flag=True, help="Explain the faults and exit.")
 @click.option("--steps", type=click.IntRange(min=20), default=300, show_default=True, help="Training steps.")
-@click.option("--fault-step", type=click.IntRange(min=1), help="Step that the fault strikes at; default: 45 % of the steps.")
+@click.option(
+    "--fault-step",
+    type=click.IntRange(min=1),
+    help="Step that the fault strikes at; default: 45 % of the steps.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--dir", "run_dir", type=click.Path(file_okay=False, path_type=Path), help="Where everything is written; default: a new folder.")
-@click.option("--keep", is_flag=True, help="Leave Prometheus and Alertmanager running, and print their addresses.")
-@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Also draw the summary as a picture.")
+@click.option(
+    "--dir",
+    "run_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where everything is written; default: a new folder.",
+)
+@click.option(
+    "--keep", is_flag=True, help="Leave Prometheus and Alertmanager running, and print their addresses."
+)
+@click.option(
+    "--svg", type=click.Path(dir_okay=False, path_type=Path), help="Also draw the summary as a picture."
+)
 def demo(
     fault: str,
     list_faults: bool,
@@ -41,10 +56,14 @@ def demo(
             console.print(f"[bold]{known.name}[/]: {known.explanation}")
         return
     if fault not in FAULTS:
-        raise click.BadParameter(f"{fault!r} is no fault; known are: {', '.join(FAULTS)}", param_hint="--fault")
+        raise click.BadParameter(
+            f"{fault!r} is no fault; known are: {', '.join(FAULTS)}", param_hint="--fault"
+        )
     strikes_at = fault_step or default_step(steps)
     if fault != "none" and strikes_at >= steps:
-        raise click.BadParameter(f"{strikes_at} is not before the last of {steps} steps", param_hint="--fault-step")
+        raise click.BadParameter(
+            f"{strikes_at} is not before the last of {steps} steps", param_hint="--fault-step"
+        )
     _require_trl()
     from rlhf_otel.demo.orchestrate import Options, run_demo
 
@@ -58,4 +77,6 @@ def _require_trl() -> None:
 
     missing = [name for name in ("torch", "transformers", "trl") if find_spec(name) is None]
     if missing:
-        raise click.ClickException(f"the demo trains for real and needs {', '.join(missing)}: pip install 'rlhf-otel[trl]'")
+        raise click.ClickException(
+            f"the demo trains for real and needs {', '.join(missing)}: pip install 'rlhf-otel[trl]'"
+        )

@@ -57,9 +57,11 @@ class Server:
         """Wait until it answers; DemoError with its last words when it does not."""
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                with urllib.request.urlopen(f"{self.url}/-/ready", timeout=1):
-                    return
+            with (
+                contextlib.suppress(urllib.error.URLError, ConnectionError),
+                urllib.request.urlopen(f"{self.url}/-/ready", timeout=1),
+            ):
+                return
             time.sleep(0.05)
         raise DemoError(f"{self.name} did not become ready; see its log in the run directory")
 

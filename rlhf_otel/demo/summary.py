@@ -132,9 +132,8 @@ def _notification(kind: str, note: Any, count: int, evidence: Evidence) -> Rende
             continue
         seen.add(texts["summary"])
         lines.append(Text(f"{alert['labels']['alertname']}: {texts['summary']}", style="bold"))
-        for key in ("observed", "description", "runbook_url"):
-            if texts.get(key):
-                lines.append(Text(f"  {texts[key]}"))
+        shown = (texts.get(key) for key in ("observed", "description", "runbook_url"))
+        lines += [Text(f"  {text}") for text in shown if text]
     repeated = f"; {count} in all, as alerts joined the group" if count > 1 else ""
     title = f"{kind} as it was first delivered{_delay(evidence, note.time_s)}{repeated}"
     return Panel(

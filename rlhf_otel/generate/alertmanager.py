@@ -26,6 +26,7 @@ def config_file(timing: Timing, receiver_url: str = "http://localhost:9099") -> 
             "routes": [
                 {"matchers": ['alertname="RLHFWatchdog"'], "receiver": "watchdog", "repeat_interval": "5m"},
                 {"matchers": [f'severity="{Severity.CRITICAL}"'], "receiver": "page"},
+                {"matchers": [f'severity="{Severity.INFO}"'], "receiver": "nobody"},
             ],
         },
         "inhibit_rules": inhibitions(),
@@ -35,7 +36,8 @@ def config_file(timing: Timing, receiver_url: str = "http://localhost:9099") -> 
                 "webhook_configs": [{"url": f"{receiver_url}/{name}", "send_resolved": name != "watchdog"}],
             }
             for name in ("page", "ticket", "watchdog")
-        ],
+        ]
+        + [{"name": "nobody"}],  # an info annotates boards and calls nobody
     }
     return dump(content)
 

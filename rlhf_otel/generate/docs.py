@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from rlhf_otel.catalogue.metrics import METRICS, Metric
@@ -10,7 +10,8 @@ from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule, RuleCl
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.detection.promql import Timing, compile_rule
 from rlhf_otel.settings import PREFIX, STANDARD_VARIABLES, Settings
-from rlhf_otel.sources.trl_logs import SIGNAL_OF_KEY
+from rlhf_otel.sources.trl_keys import FAMILIES, UNKNOWN, Family
+from rlhf_otel.sources.trl_keys.common import COMMON
 
 NOTE: Final = "<!-- Generated from rlhf_otel/catalogue by `rlhf-otel generate`; edit there, not here. -->\n\n"
 
@@ -26,14 +27,27 @@ def metrics_page() -> str:
         parts.append(
             f"## {group.capitalize()}\n\n" + _table(("metric", "type", "unit", "labels", "meaning"), rows)
         )
-    keys = ((f"`{key}`", f"`{SIGNAL_BY_NAME[name].metric}`") for key, name in SIGNAL_OF_KEY.items())
     parts.append(
         "## Log keys of TRL\n\nWith the prefix `eval_` a key becomes `rlhf_evaluation_signal`. "
-        "`rewards/<function>/mean` and `/std` become `rlhf_reward_function_mean` and `_std`, `num_tokens` "
-        "becomes `rlhf_tokens_total`; any other number becomes `rlhf_trainer_metric{key}`.\n\n"
-        + _table(("key", "metric"), keys)
+        "Where a trainer has reward functions, `rewards/<function>/mean` and `/std` become "
+        "`rlhf_reward_function_mean` and `_std`. `num_tokens` becomes `rlhf_tokens_total`; any other number "
+        "becomes `rlhf_trainer_metric{key}`.\n"
     )
+    parts.append("### All trainers\n\n" + _keys(COMMON))
+    parts += [_family(family) for family in (*FAMILIES, UNKNOWN)]
     return "\n".join(parts)
+
+
+def _family(family: Family) -> str:
+    functions = "" if family.reward_functions else " No reward functions: `rewards/*` are implicit rewards."
+    where = ", ".join(f"`{algorithm}`" for algorithm in family.algorithms) or "none of the above"
+    return f"### {family.name}\n\n`algorithm`: {where}.{functions}\n\n{_keys(family.keys)}"
+
+
+def _keys(keys: Mapping[str, str]) -> str:
+    signals = ((key, SIGNAL_BY_NAME[name]) for key, name in keys.items())
+    rows = ((f"`{key}`", f"`{signal.metric}`", signal.unit, signal.help) for key, signal in signals)
+    return _table(("key", "metric", "unit", "meaning"), rows)
 
 
 def _metric_row(metric: Metric) -> tuple[str, ...]:
@@ -46,14 +60,16 @@ def settings_page() -> str:
     rows = (
         (
             f"`{name}`",
-            f"`{PREFIX}{name.upper()}`" + (f", `{STANDARD_VARIABLES[name]}`" if name in STANDARD_VARIABLES else ""),
+            f"`{PREFIX}{name.upper()}`"
+            + (f", `{STANDARD_VARIABLES[name]}`" if name in STANDARD_VARIABLES else ""),
             "" if field.default is None else f"`{field.default!r}`",
             field.description or "",
         )
         for name, field in Settings.model_fields.items()
     )
     return (
-        NOTE + "# Settings\n\nArguments of `TelemetryCallback` win over variables, those over the YAML file that the argument "
+        NOTE
+        + "# Settings\n\nArguments of `TelemetryCallback` win over variables, those over the YAML file that the argument "
         f"`config` or the variable `{PREFIX}CONFIG` names. What is unknown, of the wrong type or impossible is refused when "
         "the callback is constructed.\n\n"
         + _table(("argument, key in the file", "variable", "default", "meaning"), rows)

@@ -1,0 +1,98 @@
+"""The demo itself: real training, real servers, a real fault, the page at its receiver; and silence without one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rlhf_otel.demo.faults import FAULTS
+from rlhf_otel.demo.orchestrate import Options, run_demo
+
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None
+        or (shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")) is None,
+        reason="prometheus and alertmanager are not installed",
+    ),
+]
+
+
+def options(run_dir: Path, fault: str, steps: int, svg: Path | None = None) -> Options:
+    return Options(
+        run_dir, fault, steps, round(steps * 0.45), 0, False, svg, frozenset(FAULTS[fault].caught_by)
+    )
+
+
+def test_a_fault_is_caught_by_both_engines_and_paged_once(tmp_path: Path) -> None:
+    console = Console(record=True, width=120)
+    picture = tmp_path / "demo.svg"
+    evidence = run_demo(options(tmp_path, "nan-reward", 150, picture), console)
+
+    assert evidence.injected_step is not None
+    assert evidence.injected_s is not None
+    first = evidence.anomalies[0]
+    assert (first["rule"], first["signal"], first["first_step"]) == (
+        "NonFinite",
+        "reward",
+        evidence.injected_step,
+    )
+    assert "correctness" in first["detail"]
+    assert {("NonFinite", "verdict"), ("NonFinite", "level")} <= evidence.alerts.keys()
+    # One scrape and one evaluation of a second each, and the receiver three later; with room for a busy machine.
+    assert evidence.alerts["NonFinite", "verdict"] - evidence.injected_s < 6
+    page = evidence.pages[0]
+    assert page.time_s - evidence.injected_s < 12
+    assert {alert["labels"]["rule"] for alert in page.firing} == {"NonFinite"}
+    assert "since step" in page.firing[0]["annotations"]["observed"]
+    assert len(evidence.pages) == 1, "two replicas, one page"
+
+    anomalous = [span for span in evidence.spans if span["name"] == "rlhf.step" and span["events"]]
+    assert anomalous[0]["trace_id"] == page.firing[0]["annotations"]["trace_id"]
+    printed = console.export_text()
+    assert "NonFinite" in printed
+    assert "Page as it was first delivered" in printed
+    assert picture.stat().st_size > 1000
+
+
+def test_a_healthy_run_is_silent_through_two_replicas(tmp_path: Path) -> None:
+    evidence = run_demo(options(tmp_path, "none", 150), Console(record=True, width=120))
+    assert evidence.end is not None
+    assert evidence.end["outcome"] == "finished"
+    assert not [a for a in evidence.anomalies if a["severity"] != "info"]
+    assert evidence.pages == []
+    assert evidence.tickets == []
+    assert any(note.receiver == "watchdog" for note in evidence.notifications)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in ("none", "nan-reward", "stall")])
+def test_every_fault_is_caught_by_a_rule_that_it_names(tmp_path: Path, fault: str) -> None:
+    evidence = run_demo(options(tmp_path, fault, 200), Console(record=True, width=120))
+    caught = set(evidence.rules())
+    assert caught & set(FAULTS[fault].caught_by), caught
+
+
+def test_the_command_explains_its_faults_and_refuses_others() -> None:
+    command = [sys.executable, "-c", "from rlhf_otel.cli import main; main()", "demo"]
+    listed = subprocess.run([*command, "--list-faults"], capture_output=True, text=True, check=True).stdout
+    assert all(name in listed for name in FAULTS)
+    refused = subprocess.run([*command, "--fault", "nope"], capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "learning-rate" in refused.stderr
+
+
+def test_the_fault_file_is_json_lines(tmp_path: Path) -> None:
+    evidence = run_demo(options(tmp_path, "crash", 40), Console(record=True, width=120))
+    record = json.loads((tmp_path / "fault.json").read_text().splitlines()[0])
+    assert record["step"] == evidence.injected_step
+    assert evidence.end is not None
+    assert evidence.end["outcome"] == "failed"
+    assert ("RunFailed", "prometheus") in evidence.alerts

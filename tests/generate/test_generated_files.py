@@ -1,0 +1,124 @@
+"""The generated files are up to date, and Prometheus and Alertmanager accept them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlhf_otel import generate
+from rlhf_otel.catalogue.rules import MAX_CRITICAL_RULES, RULES, Severity
+from rlhf_otel.detection.promql import Timing
+from rlhf_otel.generate import alertmanager, prometheus, rules
+
+ROOT = Path(__file__).parent.parent.parent
+RULES_FILE = ROOT / "alerts/rlhf.rules.yaml"
+TESTS_FILE = ROOT / "alerts/tests/rlhf.rules.test.yaml"
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+needs_amtool = pytest.mark.skipif(shutil.which("amtool") is None, reason="amtool is not installed")
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_generated_files_are_up_to_date() -> None:
+    assert generate.stale(ROOT) == [], "run `rlhf-otel generate` and commit what it writes"
+
+
+@needs_promtool
+@pytest.mark.servers
+def test_promtool_accepts_rules_and_configuration() -> None:
+    for command in (("check", "rules", RULES_FILE), ("check", "config", ROOT / "deploy/prometheus.yml")):
+        done = run("promtool", *command)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+@pytest.mark.servers
+def test_every_alert_fires_and_stays_silent_where_it_must() -> None:
+    done = run("promtool", "test", "rules", TESTS_FILE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ('rlhf_anomaly_active{rule="LossSpike"} == 1', 'rlhf_anomaly_active{rule="LossSpike"} == 2'),
+        ("min_over_time(rlhf_signal_average", "max_over_time(rlhf_signal_average"),
+        ("rlhf_stall_threshold_seconds[2h]", "rlhf_stall_threshold_seconds[1m]"),
+    ],
+)
+def test_a_broken_rule_fails_its_test(tmp_path: Path, was: str, becomes: str) -> None:
+    text = RULES_FILE.read_text(encoding="utf-8")
+    assert was in text
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "rlhf.rules.yaml").write_text(text.replace(was, becomes), encoding="utf-8")
+    copy = tmp_path / "tests" / TESTS_FILE.name
+    copy.write_text(TESTS_FILE.read_text(encoding="utf-8"), encoding="utf-8")
+    assert run("promtool", "test", "rules", copy).returncode != 0
+
+
+@needs_amtool
+@pytest.mark.servers
+def test_amtool_accepts_the_configuration() -> None:
+    done = run("amtool", "check-config", ROOT / "deploy/alertmanager.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+@needs_amtool
+@pytest.mark.servers
+def test_the_demo_s_one_second_variants_are_accepted(tmp_path: Path) -> None:
+    timing = Timing(scrape_s=1)
+    (tmp_path / "rules.yaml").write_text(rules.rules_file(timing), encoding="utf-8")
+    (tmp_path / "prometheus.yml").write_text(prometheus.config_file(timing, ["rules.yaml"]), encoding="utf-8")
+    (tmp_path / "alertmanager.yml").write_text(alertmanager.config_file(timing), encoding="utf-8")
+    assert run("promtool", "check", "config", "prometheus.yml", cwd=tmp_path).returncode == 0
+    assert run("amtool", "check-config", "alertmanager.yml", cwd=tmp_path).returncode == 0
+
+
+def test_every_rule_has_an_alert_a_runbook_and_a_test_from_both_sides() -> None:
+    alerts = [rule for group in yaml.safe_load(RULES_FILE.read_text())["groups"] for rule in group["rules"]]
+    tests = yaml.safe_load(TESTS_FILE.read_text())["tests"]
+    for rule in RULES:
+        mine = [alert for alert in alerts if alert["alert"] == rule.alert]
+        assert mine, rule.name
+        for alert in mine:
+            assert alert["labels"]["severity"] == rule.severity
+            assert {"summary", "description", "runbook_url"} <= alert["annotations"].keys()
+            assert (ROOT / alert["annotations"]["runbook_url"]).exists()
+        cases = [case for case in tests if case["alert_rule_test"][0]["alertname"] == rule.alert]
+        assert any(case["alert_rule_test"][0]["exp_alerts"] for case in cases), f"{rule.name} never fires"
+        if rule.name == "Watchdog":
+            continue
+        runs = {
+            match[1]
+            for case in cases
+            for series in case["input_series"]
+            if (match := re.search(r'run_id="([^"]+)"', series["series"]))
+        }
+        firing = {
+            a["exp_labels"]["run_id"] for case in cases for a in case["alert_rule_test"][0]["exp_alerts"]
+        }
+        assert runs - firing, f"{rule.name} has no silent run"
+
+
+def test_few_rules_page() -> None:
+    assert sum(rule.severity is Severity.CRITICAL for rule in RULES) <= MAX_CRITICAL_RULES
+
+
+def test_every_link_of_the_docs_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if not link.startswith(("http://", "https://")):
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
