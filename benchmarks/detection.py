@@ -161,9 +161,8 @@ def measure(found: Iterable[Case], tools: Sequence[str], verbose: bool) -> dict[
                 said = " ".join(
                     f"{a.name}@{a.step}{'!' if a.severity == 'critical' else ''}" for a in alarms[:8]
                 )
-                print(
-                    f"  {tool} {case.scenario} {case.config.get('variant', case.config.get('file', ''))} seed {case.seed} onset {case.onset}: {said}"
-                )
+                which = case.config.get("variant", case.config.get("file", ""))
+                print(f"  {tool} {case.scenario} {which} seed {case.seed} onset {case.onset}: {said}")
     return scores
 
 

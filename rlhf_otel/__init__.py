@@ -11,7 +11,14 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from rlhf_otel.errors import CatalogueError, ConfigurationError, DemoError, JournalError, RlhfOtelError
+from rlhf_otel.errors import (
+    CatalogueError,
+    ConfigurationError,
+    DemoError,
+    JournalError,
+    ReplayError,
+    RlhfOtelError,
+)
 
 if TYPE_CHECKING:
     from rlhf_otel.callback import TelemetryCallback
@@ -26,9 +33,12 @@ __all__ = [
     "ConfigurationError",
     "DemoError",
     "JournalError",
+    "ReplayError",
     "RlhfOtelError",
     "TelemetryCallback",
     "__version__",
+    "instrument",
+    "uninstrument",
 ]
 
 
@@ -37,6 +47,4 @@ def __getattr__(name: str) -> Any:
         from rlhf_otel.callback import TelemetryCallback
 
         return TelemetryCallback
-    "instrument",
-    "uninstrument",
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
@@ -10,10 +11,14 @@ from rlhf_otel.detection.derived import add_derived
 from rlhf_otel.records import StepRecord
 from rlhf_otel.sources.groups import Generation, unscored_ratio, weighted_rewards, zero_advantage_ratio
 from rlhf_otel.sources.phases import RawInterval, nest
+from rlhf_otel.sources.ppo_cells import PPOCells
 from rlhf_otel.sources.scalars import Reading
 from rlhf_otel.sources.step_metrics import Appended, means
+from rlhf_otel.sources.trl_keys import family_of
 from rlhf_otel.sources.trl_logs import MappedLogs, map_logs
 
+GENERATED: Final = frozenset({"reward", "completion_length"})
+"""Signals of a generation."""
 WATCHED = tuple(signal.name for signal in SIGNALS if signal.watch_nonfinite)
 
 
@@ -28,6 +33,9 @@ class RawStep(NamedTuple):
     appended: list[Appended] | None
     """None of a trainer that keeps no lists; its values come from its log."""
     logged: MappedLogs | None
+    """What the trainer has logged since the step before, beside its lists if it keeps any."""
+    logged_step: int
+    """The step that it was logged for: PPO logs before a step's end, the others after it, which is a step late."""
     readings: list[Reading]
     learning_rate: float | None
     generation: Generation | None
@@ -41,17 +49,22 @@ class RawStep(NamedTuple):
 class Assembler:
     """Turns raw steps into records; remembers what spans steps (tokens, end of the last generation)."""
 
-    def __init__(self, tokens: float, started_ns: int) -> None:
+    def __init__(
+        self, tokens: float, started_ns: int, algorithm: str = "", ppo: PPOCells | None = None
+    ) -> None:
+        self._algorithm = algorithm
+        self._reuses = family_of(algorithm).reuses
+        self._ppo = ppo
         self._tokens = tokens
         self._generated_ns = started_ns
 
     def assemble(self, raw: RawStep) -> tuple[StepRecord, float]:
         """The step's record, and the tokens that it added."""
-        mapped = map_logs(means(raw.appended)) if raw.appended is not None else raw.logged or MappedLogs()
+        mapped = self._mapped(raw)
         record = StepRecord(
             step=raw.step,
             epoch=raw.epoch or 0.0,
-            kind=_kind(raw, mapped),
+            kind=self._kind(raw, mapped),
             start_ns=raw.start_ns,
             end_ns=raw.end_ns,
             time_ns=raw.time_ns,
@@ -60,12 +73,32 @@ class Assembler:
             unmapped=mapped.unmapped,
             phases=nest(raw.intervals),
         )
+        if raw.logged is not None and raw.logged_step < raw.step:
+            record.lag.update(dict.fromkeys(raw.logged.values, raw.step - raw.logged_step))
         _add_hooked(record, raw)
+        if self._ppo is not None:
+            self._ppo.correct(record.values)
         tokens = self._add_tokens(record, mapped, raw.end_ns)
         _add_groups(record, raw.generation)
         add_derived(record)
         _add_nonfinite(record, raw.nonfinite_rewards)
         return record, tokens
+
+    def _mapped(self, raw: RawStep) -> MappedLogs:
+        """What the step appended to the trainer's lists, and beside it what only the log said."""
+        if raw.appended is None:
+            return raw.logged or MappedLogs()
+        mapped = map_logs(means(raw.appended), self._algorithm)
+        if raw.logged is not None:
+            mapped.values = {**raw.logged.values, **mapped.values}
+            mapped.unmapped = {**raw.logged.unmapped, **mapped.unmapped}
+        return mapped
+
+    def _kind(self, raw: RawStep, mapped: MappedLogs) -> StepKind:
+        """Go by the generation that was observed: its keys appear in just the steps that generate."""
+        if raw.appended is None or not self._reuses or not GENERATED.isdisjoint(mapped.values):
+            return StepKind.GENERATE
+        return StepKind.REUSE
 
     def _add_tokens(self, record: StepRecord, mapped: MappedLogs, now: int) -> float:
         if mapped.tokens is None:
@@ -78,27 +111,30 @@ class Assembler:
         return fresh
 
 
-def _kind(raw: RawStep, mapped: MappedLogs) -> StepKind:
-    """Go by the generation that was observed: its keys appear in just the steps that generate."""
-    if raw.appended is None or "reward" in mapped.values:
-        return StepKind.GENERATE
-    return StepKind.REUSE
-
-
 def _add_hooked(record: StepRecord, raw: RawStep) -> None:
     """Values seen at hooks, which the trainer's log hides or shows only when it logs."""
     if raw.epoch is not None:
         record.values["epoch"] = raw.epoch
     if raw.learning_rate is not None:
         record.values["learning_rate"] = raw.learning_rate
-    losses = [reading.value for reading in raw.readings if reading.name == "loss"]
-    if losses:
-        record.values["loss"] = sum(losses)  # each micro-batch's loss is already divided by their number
-    for reading in raw.readings:
-        if reading.name != "loss":
-            record.values[reading.name] = reading.value
-        if reading.lag:
-            record.lag[reading.name] = reading.lag
+    for (name, lag), value in sorted(_by_step(raw.readings).items(), key=_oldest_first):
+        known = record.values.get(name, 0.0) if name in record.lag else 0.0
+        if known - known == 0.0:  # a newer step's value takes the place of an older one's, but of no NaN
+            record.values[name], record.lag[name] = value, lag
+    record.lag = {name: lag for name, lag in record.lag.items() if lag}
+
+
+def _by_step(readings: Iterable[Reading]) -> dict[tuple[str, int], float]:
+    """Name and lag to value: of a step's micro-batches the sum of losses, and the last of the others."""
+    found: dict[tuple[str, int], float] = {}
+    for name, value, lag in readings:
+        # Each micro-batch's loss is already divided by their number.
+        found[name, lag] = value + found.get((name, lag), 0.0) if name == "loss" else value
+    return found
+
+
+def _oldest_first(item: tuple[tuple[str, int], float]) -> int:
+    return -item[0][1]
 
 
 def _add_groups(record: StepRecord, generation: Generation | None) -> None:

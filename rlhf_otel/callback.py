@@ -18,10 +18,11 @@ from typing import Any, Final, Literal, TypeVar
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import integration_utils
 
-from rlhf_otel import faults, serving
+from rlhf_otel import faults, resumption, serving
 from rlhf_otel import settings as settings_module
 from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.instrumentation import register_report_to
+from rlhf_otel.resumption import resumed_checkpoint
 from rlhf_otel.run import Run
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -105,9 +106,12 @@ class TelemetryCallback(TrainerCallback):
             self.adopt(calling_trainer())
         if self._superseded():
             return
-        if self._run is not None:  # training again, or again with a smaller batch
+        settings = self.settings
+        if self._run is not None and not self._run.ended:  # the same training, again with a smaller batch
+            settings = settings.model_copy(update={"run_id": self._run.pipeline.identity.run_id})
             self._run.end(Outcome.INTERRUPTED, "training was started again")
-        self._run = Run(self._trainer, self.settings)
+        checkpoint = resumed_checkpoint(self._resumed_from, args.output_dir, int(state.global_step))
+        self._run = Run(self._trainer, settings, resumption.load(checkpoint))
         tokens = float(getattr(state, "num_input_tokens_seen", 0) or 0)
         self._run.start(int(state.max_steps or 0), int(state.global_step), tokens)
         self._sigterm = _Sigterm.install(self._run)
@@ -260,6 +264,7 @@ class _Sigterm:
             self._previous(number, frame)
             return
         serving.wait(serving.INTERRUPTED_LINGER_S, scrapes_each=1)
+        serving.retract()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
 

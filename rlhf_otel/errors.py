@@ -4,6 +4,7 @@
     ├── ConfigurationError      a setting is unknown, of the wrong type, or impossible
     ├── CatalogueError          a signal, metric or rule contradicts another
     ├── JournalError            a journal cannot be read
+    ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
     └── DemoError               the demo cannot start what it needs
 
 Only misconfiguration reaches a training script, and only while the callback is being constructed.
@@ -28,6 +29,10 @@ class CatalogueError(RlhfOtelError):
 
 class JournalError(RlhfOtelError):
     """A path holds no journal, or a record that is neither whole nor the torn last line."""
+
+
+class ReplayError(RlhfOtelError):
+    """A log of a run cannot be read, or not be written as Prometheus blocks."""
 
 
 class DemoError(RlhfOtelError):

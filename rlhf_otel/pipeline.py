@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from rlhf_otel import faults
 from rlhf_otel.background import Background
 from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS, MAX_TRAINER_METRICS, STEP_DURATION_BUCKETS
 from rlhf_otel.catalogue.rules import RULE_BY_NAME
-from rlhf_otel.catalogue.signals import SIGNALS
+from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.detection.baselines import Baselines
 from rlhf_otel.detection.derived import add_evaluation_gap
@@ -53,12 +54,11 @@ class Pipeline:
     def __init__(self, identity: RunIdentity, settings: Settings, journal_directory: Path | None) -> None:
         self.identity = identity
         self._settings = settings
-        self._baselines = Baselines()
-        self._detector = Detector()
+        self._baselines, self._detector = _judges(identity.rank)
         self._background = Background()
         self._journal = JournalWriter(journal_directory) if journal_directory is not None else None
         self._policy = KeepPolicy(one_in=settings.trace_one_in)
-        self._traces = _trace_exporter(identity)
+        self._traces = _trace_exporter(identity) if identity.agreed or identity.rank == 0 else None
         self._dropped = {"reward_function": 0, "key": 0}
         self._reward_functions: dict[str, tuple[float, float]] = {}
         self._unmapped: dict[str, float] = {}
@@ -82,6 +82,21 @@ class Pipeline:
             stall_threshold_s=settings.stall_floor_s,
         )
 
+    def resume(self, baselines: Mapping[str, Any] | None) -> None:
+        """Go on from what an earlier attempt had :meth:`learnt`. Before the first step."""
+        if baselines and self.identity.rank == 0:
+            with faults.isolated("detection", "restoring the baselines"):
+                self._baselines.restore(dict(baselines))
+
+    def learnt(self) -> dict[str, Any]:
+        """The baselines, as plain data; on the background thread."""
+        return self._baselines.state()
+
+    def identify(self, run_id: str, attempt: int) -> None:
+        """Take the name that rank 0 decided, before anything has been exposed or exported under another."""
+        self.identity = replace(self.identity, run_id=run_id, attempt=attempt, agreed=True)
+        self._traces = _trace_exporter(self.identity)
+
     def submit(self, function: Callable[..., object], *arguments: Any) -> None:
         """Run a call on the background thread, in order."""
         self._background.submit(function, *arguments)
@@ -101,9 +116,7 @@ class Pipeline:
         """Judge a step, publish it, export it; on the background thread. Returns the new anomalies."""
         record.values["step_duration"] = duration = record.duration_s
         add_evaluation_gap(record.values, self.snapshot.evaluation.get("reward"))
-        for name, count in record.nonfinite.items():
-            if name in self._nonfinite:
-                self._nonfinite = {**self._nonfinite, name: self._nonfinite[name] + count}
+        self._count_nonfinite(record)
         statistics = self._baselines.observe(record.kind, record.values)
         anomalies = self._detector.observe(record, statistics)
         self._values = {**self._values, **_ABSENT, **record.values}
@@ -139,26 +152,21 @@ class Pipeline:
 
     def failed_step(self, record: StepRecord) -> list[Anomaly]:
         """Training raised inside this step: keep what is known of it, and judge only what is not finite."""
+        self._count_nonfinite(record)
         anomalies = self._detector.observe(record, {})
-        self.snapshot = self.snapshot._replace(verdicts=self._detector.verdicts)
-        self._deliver(record, {}, anomalies)
+        self.snapshot = self.snapshot._replace(nonfinite=self._nonfinite, verdicts=self._detector.verdicts)
+        self._deliver(record, {}, anomalies, failed=True)
         return anomalies
 
     def evaluation(self, values: Mapping[str, float], step: int) -> None:
         """An evaluation has ended."""
-        snapshot = self.snapshot
-        self.snapshot = snapshot._replace(
-            evaluation={**snapshot.evaluation, **values}, evaluations=snapshot.evaluations + 1
-        )
-        self._submit({"type": "evaluation", "step": step, "time": time.time(), "values": dict(values)})
+        record = {"type": "evaluation", "step": step, "time": time.time(), "values": dict(values)}
+        self._background.submit(self._evaluated, record)
 
     def checkpoint(self, step: int, path: str) -> None:
         """A checkpoint has been saved."""
-        now = time.time()
-        self.snapshot = self.snapshot._replace(
-            checkpoints=self.snapshot.checkpoints + 1, last_checkpoint=(step, now)
-        )
-        self._submit({"type": "checkpoint", "step": step, "time": now, "path": path})
+        record = {"type": "checkpoint", "step": step, "time": time.time(), "path": path}
+        self._background.submit(self._checkpointed, record)
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
         """The run has ended, or is about to."""
@@ -212,7 +220,28 @@ class Pipeline:
                 return False, f"{what}: {RULE_BY_NAME['NonFinite'].summary}"
         return True, f"ok: step {snapshot.step}"
 
+    # --- on the background thread, like step(): only one thread may replace the snapshot
+
+    def _evaluated(self, record: dict[str, Any]) -> None:
+        snapshot = self.snapshot
+        self.snapshot = snapshot._replace(
+            evaluation={**snapshot.evaluation, **record["values"]}, evaluations=snapshot.evaluations + 1
+        )
+        self._write(record)
+
+    def _checkpointed(self, record: dict[str, Any]) -> None:
+        snapshot = self.snapshot
+        self.snapshot = snapshot._replace(
+            checkpoints=snapshot.checkpoints + 1, last_checkpoint=(record["step"], record["time"])
+        )
+        self._write(record)
+
     # --- parts of a step
+
+    def _count_nonfinite(self, record: StepRecord) -> None:
+        for name, count in record.nonfinite.items():
+            if name in self._nonfinite:
+                self._nonfinite = {**self._nonfinite, name: self._nonfinite[name] + count}
 
     def _count_duration(self, kind: StepKind, duration: float) -> None:
         before = self._histograms.get(kind)
@@ -245,30 +274,45 @@ class Pipeline:
     # --- exporters
 
     def _submit(self, record: dict[str, Any]) -> None:
+        self._background.submit(self._write, record)
+
+    def _write(self, record: dict[str, Any]) -> None:
         if self._journal is not None:
-            self._background.submit(self._journal.write, record)
+            self._journal.write(record)
 
     def _deliver(
-        self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly]
+        self,
+        record: StepRecord,
+        statistics: dict[str, Statistics],
+        anomalies: list[Anomaly],
+        failed: bool = False,
     ) -> None:
         if self._journal is not None:
             self._journal.write(step_record(record))
             for anomaly in anomalies:
                 self._journal.write(anomaly_record(anomaly))
         if self._traces is not None:
-            self._deliver_traces(record, statistics, anomalies)
+            self._deliver_traces(record, statistics, anomalies, failed)
 
     def _deliver_traces(
-        self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly]
+        self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly], failed: bool
     ) -> None:
         assert self._traces is not None
         duration = statistics.get("step_duration")
         slow = duration is not None and duration.zscore is not None and duration.zscore > SLOW_ZSCORE
-        failed = any(phase.failed for phase in record.phases)
+        failed = failed or any(phase.failed for phase in record.phases)
         for kept, reason in self._policy.offer(record, slow, anomalies, failed):
             self._traces.export(kept, anomalies if kept is record else (), reason)
             exemplar = (kept.duration_s, self._trace_id(kept.step), kept.time_ns / 1e9)
             self._exemplars[kept.kind.value] = exemplar
+
+
+def _judges(rank: int) -> tuple[Baselines, Detector]:
+    """Rank 0 judges everything. The others, which lack its signals, judge their own step time (what is worth a
+    trace) and what is not finite, which may be on one rank alone."""
+    if rank == 0:
+        return Baselines(), Detector()
+    return Baselines((SIGNAL_BY_NAME["step_duration"],)), Detector((RULE_BY_NAME["NonFinite"],))
 
 
 def _trace_exporter(identity: RunIdentity) -> Any:

@@ -7,6 +7,7 @@ between two steps of the trainer, belong to one.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -14,14 +15,15 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-from rlhf_otel import faults, serving
+from rlhf_otel import faults, resumption, serving
 from rlhf_otel.assembly import Assembler, RawStep
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import Anomaly, RunView
+from rlhf_otel.records import Anomaly, RunIdentity, RunView
 from rlhf_otel.settings import Settings
-from rlhf_otel.sources import profiling_seam
+from rlhf_otel.sources import ppo_cells, profiling_seam
+from rlhf_otel.sources.agreement import Agreement, next_key
 from rlhf_otel.sources.groups import last_generation
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
 from rlhf_otel.sources.run_identity import identify
@@ -40,22 +42,23 @@ FLUSH_S = 5.0
 class Run:
     """Observes one run of ``trainer``, or of an unknown trainer (None) by its callback events alone."""
 
-    def __init__(self, trainer: Any, settings: Settings) -> None:
+    def __init__(self, trainer: Any, settings: Settings, resumed: Mapping[str, Any] | None = None) -> None:
+        """``resumed`` is what :meth:`_save_state` left in the checkpoint that training goes on from."""
         self.settings = settings
+        self._resumed = resumed or {}
         self.recorder = PhaseRecorder()
         self.scalars = ScalarReader()
-        self.system = SystemSampler(interval_s=settings.system_interval_s)
+        self.system = SystemSampler(settings.system_interval_s, ordinal=_own_device(trainer))
         self.metrics = StepMetrics(trainer)
         self.seams = TrainerSeams(trainer, self.recorder, self.scalars)
         self._trainer = trainer
-        self._run_identity = identify(settings, trainer)
-        self.pipeline = Pipeline(
-            self._run_identity, settings, _journal_directory(settings, trainer, self._run_identity.rank)
-        )
+        identity = identify(settings, trainer, self._resumed)
+        self.pipeline = Pipeline(identity, settings, _journal_directory(settings, trainer, identity.rank))
         self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
         self._logged: MappedLogs | None = None
+        self._logged_step = 0
         self._assembler: Assembler | None = None
         self._keeps_lists = False
         self._last_step = 0
@@ -64,6 +67,10 @@ class Run:
         self._started_ns = self._step_start_ns
         self._ended_ns = 0
         self._phase_seconds_shown: dict[str, float] = {}
+
+    @property
+    def _run_identity(self) -> RunIdentity:
+        return self.pipeline.identity
 
     @property
     def ended(self) -> bool:
@@ -77,18 +84,23 @@ class Run:
         self.recorder.adopt_thread()
         self._keeps_lists = self.metrics.available
         self._last_step = step
-        self._assembler = Assembler(tokens, perf_counter_ns())
+        algorithm = self._run_identity.algorithm
+        self._assembler = Assembler(
+            tokens, perf_counter_ns(), algorithm, ppo_cells.of(self._trainer, algorithm)
+        )
         self.seams.attach()
         profiling_seam.install()
         profiling_seam.activate(self.recorder, self.seams.reward_function_names)
         self.system.start()
         self._started_ns = perf_counter_ns()
+        self.pipeline.resume(self._resumed.get("baselines"))
+        told = self.pipeline.identity.agreed
+        if not told:
+            agreement = Agreement.of_this_job()
+            self.pipeline.submit(self._agree, agreement, next_key())  # before any step: the queue is in order
         self.pipeline.start(planned_steps, step, _config(self._trainer))
-        if self.settings.metrics_port != "off":
-            port = self.settings.metrics_port
-            serving.expose(
-                self, self.settings.metrics_host, port + self._run_identity.local_rank if port else 0
-            )
+        if told or self.pipeline.identity.rank == 0:
+            self._expose()
         self._step_start_ns = perf_counter_ns()
 
     def before_optimizer(self, optimizer: Any) -> None:
@@ -116,16 +128,20 @@ class Run:
         self.recorder.seconds["telemetry"] += spent * 1e-9
 
     def logged(self, logs: Mapping[Any, Any], step: int) -> None:
-        """The trainer has logged: evaluation values or, without per-step lists, the step's values."""
-        mapped = map_logs(logs)
+        """The trainer has logged: evaluation values, or values of a step that are in no per-step list."""
+        if self._keeps_lists:
+            logs = {key: value for key, value in logs.items() if key not in self.metrics.keys}
+        mapped = map_logs(logs, self._run_identity.algorithm)
         if mapped.evaluation:
             self.pipeline.evaluation(mapped.evaluation, step)
-        elif not self._keeps_lists:
-            self._logged = mapped
+        else:
+            self._logged, self._logged_step = mapped, step
 
     def saved(self, step: int, path: str) -> None:
         """A checkpoint has been saved."""
         self.pipeline.checkpoint(step, path)
+        if self.pipeline.identity.rank == 0:
+            self.pipeline.submit(self._save_state, step, Path(path))
 
     def interrupt(self) -> None:
         """SIGTERM has arrived; the trainer may still finish in its own way."""
@@ -201,6 +217,7 @@ class Run:
             time.time_ns(),
             appended,
             logged,
+            self._logged_step,
             self.scalars.take(),
             self._learning_rate,
             last_generation(self._trainer) if generated else None,
@@ -213,7 +230,35 @@ class Run:
     def _failed_step(self) -> RawStep:
         return self._raw_step(self._last_step + 1, None, perf_counter_ns())
 
+    def _expose(self) -> None:
+        port = self.settings.metrics_port
+        if port != "off":
+            local_rank = self.pipeline.identity.local_rank
+            serving.expose(self, self.settings.metrics_host, port + local_rank if port else 0)
+
     # --- on the background thread
+
+    def _agree(self, agreement: Agreement | None, key: str) -> None:
+        """Rank 0 tells the others its run id and attempt; they expose nothing before they know."""
+        identity = self.pipeline.identity
+        if identity.rank == 0:
+            if agreement is not None:
+                agreement.tell(key, json.dumps({"run_id": identity.run_id, "attempt": identity.attempt}))
+            return
+        with faults.isolated("callback", "asking rank 0 for the run id"):
+            heard = agreement.hear(key) if agreement is not None else None
+            if heard is not None:
+                self.pipeline.identify(**json.loads(heard))
+            elif agreement is not None:
+                raise TimeoutError(
+                    f"rank 0 did not say; this rank is {identity.run_id!r}: set RLHF_OTEL_RUN_ID"
+                )
+        self._expose()
+
+    def _save_state(self, step: int, checkpoint: Path) -> None:
+        identity = self.pipeline.identity
+        state = {"run_id": identity.run_id, "attempt": identity.attempt, "step": step}
+        resumption.save(checkpoint, {**state, "baselines": self.pipeline.learnt()})
 
     def _observe(self, raw: RawStep) -> None:
         assert self._assembler is not None
@@ -251,6 +296,14 @@ def _journal_directory(settings: Settings, trainer: Any, rank: int) -> Path | No
         return Path(settings.journal)
     output = getattr(getattr(trainer, "args", None), "output_dir", None)
     return Path(output or ".") / "rlhf_otel"
+
+
+def _own_device(trainer: Any) -> int | None:
+    """Of several ranks on a host, the ordinal of this rank's GPU among those that it sees; else None: all."""
+    if (getattr(getattr(trainer, "args", None), "world_size", 1) or 1) <= 1:
+        return None
+    ordinal = getattr(getattr(getattr(trainer, "accelerator", None), "device", None), "index", None)
+    return ordinal if isinstance(ordinal, int) else None
 
 
 def _config(trainer: Any) -> dict[str, Any]:

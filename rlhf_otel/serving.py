@@ -1,5 +1,8 @@
 """One endpoint a process: the runs that it exposes, from their start until Prometheus has seen their end.
 
+Where a directory for ``file_sd`` is set, the process has a file there while it exposes a run: it goes after the
+hold and some seconds before the port, so that Prometheus never finds the port closed.
+
 An ended run stays exposed until every Prometheus server that scrapes this process has seen it twice, at most
 ``linger_s``; then its series go, and with the last run the port is closed. Training never waits for that:
 only the end of the process does, and only while a Prometheus server was seen in the last minutes.
@@ -11,11 +14,13 @@ import atexit
 import logging
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from rlhf_otel import faults
 from rlhf_otel.exporters.endpoint import Endpoint
 from rlhf_otel.exporters.exposition import RunsCollector
+from rlhf_otel.exporters.file_sd import TargetFile, target_of
 from rlhf_otel.records import RunView
 
 if TYPE_CHECKING:
@@ -26,7 +31,15 @@ logger = logging.getLogger("rlhf_otel")
 INTERRUPTED_LINGER_S: Final = 20.0
 """Bound after SIGTERM: schedulers usually kill after 30 s."""
 
+FORGET_S: Final = 6.0
+"""Time from the removal of the target's file until Prometheus has forgotten it: its discovery hands changes on
+every 5 seconds."""
+DISK_S: Final = 5.0
+"""How long the end of the process waits for a file system that hangs."""
+
 _lock = threading.Lock()
+_target_lock = threading.Lock()
+_target = TargetFile()
 _runs: list[Run] = []
 _endpoint: Endpoint | None = None
 
@@ -42,16 +55,25 @@ def scrapes() -> tuple[int, float]:
 
 
 def expose(run: Run, host: str, port: int) -> None:
-    """Expose ``run``, starting the endpoint if this process has none. Runs that ended before make room."""
+    """Expose ``run``, starting the endpoint if this process has none.
+
+    Runs that ended before make room, and so does one of the same id: its series would be there twice.
+    """
     global _endpoint
+    run_id = run.pipeline.identity.run_id
     with _lock:
-        _runs[:] = [other for other in _runs if other.view().end is None]
+        if run.ended:
+            return
+        going = [other for other in _runs if other.pipeline.end_of_run is None]
+        _runs[:] = [other for other in going if other.pipeline.identity.run_id != run_id]
         _runs.append(run)
         if _endpoint is None:
             endpoint = Endpoint(host, port, RunsCollector(_views), _health)
             if endpoint.start() is not None:
                 _endpoint = endpoint
                 logger.info("metrics at %s/metrics", endpoint.url)
+    if run.settings.file_sd is not None:  # a directory on a network may hang
+        threading.Thread(target=_publish, name="rlhf_otel-target", daemon=True).start()
 
 
 def ended(run: Run, linger_s: float) -> None:
@@ -68,6 +90,14 @@ def wait(linger_s: float, scrapes_each: int = 2) -> bool:
     been."""
     endpoint = _endpoint
     return endpoint is None or endpoint.wait_held(linger_s, scrapes_each=scrapes_each)
+
+
+def retract() -> None:
+    """The process is about to end: expose nothing any more, and let Prometheus forget this target."""
+    _runs.clear()
+    withdrawing = threading.Thread(target=_forgotten, name="rlhf_otel-target", daemon=True)
+    withdrawing.start()
+    withdrawing.join(FORGET_S + DISK_S)
 
 
 def close() -> None:
@@ -95,11 +125,26 @@ def _hold(run: Run, linger_s: float) -> None:
         _withdraw(run)
 
 
+def _publish() -> None:
+    """Make the target's file say what is exposed now: the latest run, or nothing."""
+    with _target_lock, faults.isolated("endpoint", "writing the target for file_sd"):
+        endpoint, runs = _endpoint, [run for run in _runs if run.settings.file_sd is not None]
+        url = endpoint.url if endpoint is not None else None
+        if endpoint is None or url is None or not runs:
+            _target.drop()
+            return
+        directory, identity = runs[-1].settings.file_sd, runs[-1].pipeline.identity
+        assert directory is not None
+        _target.keep(directory, identity, target_of(endpoint.host, url))
+
+
 def _withdraw(run: Run) -> None:
     global _endpoint
     with _lock:
         if run in _runs:
             _runs.remove(run)
+    _forgotten()
+    with _lock:
         idle = None if _runs else _endpoint
         if idle is not None:
             _endpoint = None
@@ -107,10 +152,18 @@ def _withdraw(run: Run) -> None:
         idle.close()
 
 
+def _forgotten() -> None:
+    """Take the target out of ``file_sd`` if no run is left, and let Prometheus forget it."""
+    present, endpoint = _target.present, _endpoint
+    _publish()
+    if present and not _target.present and endpoint is not None and endpoint.clients.present():
+        time.sleep(FORGET_S)
+
+
 def _forget_in_child() -> None:
     """A forked child, such as a data loader's worker, observes nothing and ends nothing."""
-    global _endpoint, _lock
-    _lock = threading.Lock()
+    global _endpoint, _lock, _target, _target_lock
+    _lock, _target_lock, _target = threading.Lock(), threading.Lock(), TargetFile()
     _runs.clear()
     _endpoint = None
 
@@ -126,4 +179,5 @@ def _at_exit() -> None:
     for run in runs:
         run.abandoned()
     wait(max(run.settings.linger_s for run in runs))
+    retract()
     close()

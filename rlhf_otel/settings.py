@@ -37,10 +37,16 @@ class Settings(BaseModel):
     run_name: str | None = Field(None, max_length=200, description="Name for people.")
     team: str = Field("", max_length=100, description="Team that owns the run; routes its alerts.")
     owner: str = Field("", max_length=100, description="Person who is asked about the run.")
+    cluster: str = Field(
+        "", max_length=100, description="Cluster that runs it: a label of its scrape target."
+    )
     metrics_host: str = Field("localhost", min_length=1, description="Address that /metrics listens on.")
     metrics_port: int | Literal["off"] = Field(
         9464,
         description="Port of /metrics; the local rank is added. 0 takes a free one, 'off' serves nothing.",
+    )
+    file_sd: Path | None = Field(
+        None, description="Directory for Prometheus' file_sd: each rank keeps its target in a file there."
     )
     journal: Path | Literal["off"] | None = Field(
         None, description="Directory of the journal; by default 'rlhf_otel' in the trainer's output_dir."

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from rlhf_otel.cli.demo import demo
+from rlhf_otel.cli.replay import replay
 from rlhf_otel.errors import RlhfOtelError
 
 
@@ -45,6 +46,7 @@ def generate(check: bool, root: Path, runbook_base: str | None) -> None:
 
 
 commands.add_command(demo)
+commands.add_command(replay)
 
 
 def main() -> None:

@@ -72,8 +72,13 @@ def _family(metric: Metric, views: Sequence[RunView]) -> Family:
             continue
         head, tail = [view.identity.run_id], [str(view.identity.rank)] if per_rank else []
         for sample in samples(view):
-            _ADD[metric.type](family, [*head, *sample.labels, *tail], sample)
+            _ADD[metric.type](family, [*head, *map(_encodable, sample.labels), *tail], sample)
     return family
+
+
+def _encodable(label: str) -> str:
+    """Half of a surrogate pair, in a log key or a function's name, would cost the whole scrape."""
+    return label if label.isascii() else label.encode("utf-8", "backslashreplace").decode()
 
 
 def _labels(metric: Metric) -> list[str]:

@@ -1,17 +1,20 @@
 """What a TRL trainer measured in one step, whatever ``logging_steps`` is.
 
-TRL appends every value to ``trainer._metrics["train"][key]`` and averages and clears these lists when it
-logs. Averaging drops NaN; reading the lists themselves at the end of each step does not.
+TRL appends every value to a list per key, and averages and clears these lists when it logs. Averaging drops NaN;
+reading the lists themselves at the end of each step does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 Appended = tuple[str, list[Any], int, int]
 """Key, the trainer's list, and the range of it that a step appended. The list only grows, so that it can be
 read later."""
+
+_HOLDERS: Final = ("_metrics", "_stored_metrics")
+"""Attributes that hold lists under "train": most trainers, and CPO, ORPO, BCO."""
 
 
 class StepMetrics:
@@ -19,18 +22,25 @@ class StepMetrics:
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
+        self._holder = next((name for name in _HOLDERS if isinstance(getattr(trainer, name, None), dict)), "")
         self._seen: dict[str, tuple[list[Any], int]] = {}
 
     @property
     def available(self) -> bool:
         """Whether this trainer keeps such lists."""
-        metrics = getattr(self._trainer, "_metrics", None)
-        return isinstance(metrics, dict) and "train" in metrics
+        return bool(self._holder) or _has_lists(getattr(self._trainer, "stats", None))
+
+    @property
+    def keys(self) -> Mapping[str, Any]:
+        """The keys that have been seen in lists."""
+        return self._seen
 
     def take(self) -> list[Appended]:
         """What this step appended; keys without a new value are absent."""
         seen, appended = self._seen, []
-        for key, values in self._trainer._metrics["train"].items():
+        for key, values in self._lists().items():
+            if not isinstance(values, list):
+                continue
             stop = len(values)
             known = seen.get(key)
             if known is None or known[0] is not values:  # TRL made a new list: it has logged and cleared
@@ -42,10 +52,41 @@ class StepMetrics:
                 seen[key] = (values, stop)
         return appended
 
+    def _lists(self) -> Mapping[str, Any]:
+        if not self._holder:  # online DPO and its kin
+            lists: Mapping[str, Any] = self._trainer.stats
+            return lists
+        return getattr(self._trainer, self._holder).get("train") or {}
+
+
+def _has_lists(stats: Any) -> bool:
+    return isinstance(stats, dict) and bool(stats) and all(isinstance(held, list) for held in stats.values())
+
 
 def means(appended: Iterable[Appended]) -> dict[str, Any]:
-    """Key to the mean of what the step appended (one value per micro-batch); NaN stays NaN."""
+    """Key to the mean of what the step appended (one value per micro-batch); NaN stays NaN.
+
+    A rate of the async trainers is appended as a pair, numerator and denominator.
+    """
     found: dict[str, Any] = {}
     for key, values, start, stop in appended:
-        found[key] = values[start] if stop - start == 1 else sum(values[start:stop]) / (stop - start)
-    return found
+        first = values[start]
+        if isinstance(first, tuple):
+            denominator = sum(pair[1] for pair in values[start:stop])
+            if denominator:
+                found[key] = sum(pair[0] for pair in values[start:stop]) / denominator
+        else:
+            found[key] = first if stop - start == 1 else sum(values[start:stop]) / (stop - start)
+    return _divided(found) if "count/chosen" in found or "count/rejected" in found else found
+
+
+def _divided(found: dict[str, Any]) -> dict[str, Any]:
+    """BCO appends sums and counts of either side, since a batch may have none of one."""
+    divided: dict[str, Any] = {}
+    for key, value in found.items():
+        name = key.removesuffix("_sum")
+        if name == key and not key.startswith("count/"):
+            divided[key] = value
+        elif name != key and found.get(f"count/{name.rpartition('/')[2]}"):
+            divided[name] = value / found[f"count/{name.rpartition('/')[2]}"]
+    return divided

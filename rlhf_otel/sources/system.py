@@ -61,6 +61,7 @@ class SystemSampler:
         self,
         interval_s: float = 5.0,
         *,
+        ordinal: int | None = None,
         gpu: GpuSource | None = None,
         host: HostSource | None = None,
         torch: Callable[[], tuple[TorchMemorySample, ...]] = torch_memory.read,
@@ -70,7 +71,9 @@ class SystemSampler:
     ) -> None:
         if not interval_s > 0:
             raise ConfigurationError(f"system interval is {interval_s!r}; allowed: more than 0 seconds")
+        """``ordinal`` is the only visible device to report, in CUDA's order: the others are other ranks'."""
         self.latest: SystemSample | None = None
+        self._ordinal = ordinal
         self._interval_s = interval_s
         self._gpu = gpu or GpuReader()
         self._host = host or HostReader()
@@ -116,6 +119,7 @@ class SystemSampler:
             gpus = self._gpu.read()
         with faults.isolated("system", "reading torch's memory statistics"):
             torch = self._labelled(self._torch(), gpus)
+        gpus, torch = self._own(gpus, torch)
         with faults.isolated("system", "reading process and host"):
             host = self._host.read()
         sample = SystemSample(time.time_ns(), gpus, torch, host)
@@ -138,6 +142,14 @@ class SystemSampler:
             self._labels = tuple(gpu.device for gpu in gpus)
         labels = {str(ordinal): label for ordinal, label in enumerate(self._labels)}
         return tuple(sample._replace(device=labels.get(sample.device, sample.device)) for sample in torch)
+
+    def _own(
+        self, gpus: tuple[GpuSample, ...], torch: tuple[TorchMemorySample, ...]
+    ) -> tuple[tuple[GpuSample, ...], tuple[TorchMemorySample, ...]]:
+        if self._ordinal is None:
+            return gpus, torch
+        own = dict(enumerate(self._labels)).get(self._ordinal, str(self._ordinal))
+        return tuple(g for g in gpus if g.device == own), tuple(t for t in torch if t.device == own)
 
     def _derive(self, sample: SystemSample) -> dict[str, float]:
         now = self._clock()

@@ -1,8 +1,6 @@
-"""TRL's log keys: which key is which signal.
+"""TRL's log dicts, sorted by meaning. Which key is which signal is in ``trl_keys``.
 
-Mapping is by meaning. Several spellings of one quantity over TRL's versions lead to one signal; a word that
-means different things in different trainers leads to different ones. Keys that are unknown pass through
-unmapped.
+Keys that are unknown pass through unmapped.
 """
 
 from __future__ import annotations
@@ -15,61 +13,14 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import Any, Final
 
+from rlhf_otel.sources.trl_keys import Family, family_of
+from rlhf_otel.sources.trl_keys.common import IGNORED_KEYS, TOKENS_KEY
+
 EVALUATION_PREFIX: Final = "eval_"
 
-SIGNAL_OF_KEY: Final[dict[str, str]] = {
-    "loss": "loss",
-    "policy_loss": "policy_loss",
-    "aux_loss": "auxiliary_loss",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "kl": "kl_per_token",
-    "entropy": "entropy",
-    "entropy_coef": "entropy_coefficient",
-    "clip_ratio": "clip_region_ratio",
-    "clip_ratio/low_mean": "clip_low_ratio",
-    "clip_ratio/low_min": "clip_low_min_ratio",
-    "clip_ratio/high_mean": "clip_high_ratio",
-    "clip_ratio/high_max": "clip_high_max_ratio",
-    "clip_ratio/region_mean": "clip_region_ratio",
-    "cispo_clip_ratio": "cispo_clip_ratio",
-    "vespo/phi_seq_mean": "vespo_phi_mean",
-    "sampling/sampling_logp_difference/mean": "sampling_logp_difference_mean",
-    "sampling/sampling_logp_difference/max": "sampling_logp_difference_max",
-    "sampling/importance_sampling_ratio/min": "importance_weight_min",
-    "sampling/importance_sampling_ratio/mean": "importance_weight_mean",
-    "sampling/importance_sampling_ratio/max": "importance_weight_max",
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "frac_reward_zero_std": "reward_zero_std_ratio",
-    "completion_length": "completion_length",
-    "completions/mean_length": "completion_length",
-    "completions/min_length": "completion_length_min",
-    "completions/max_length": "completion_length_max",
-    "completions/mean_terminated_length": "terminated_length",
-    "completions/min_terminated_length": "terminated_length_min",
-    "completions/max_terminated_length": "terminated_length_max",
-    "completions/clipped_ratio": "truncated_ratio",
-    "tools/call_frequency": "tool_calls",
-    "tools/failure_frequency": "tool_failure_ratio",
-    "step_time": "trainer_step_time",
-    "epoch": "epoch",
-}
-
-TOKENS_KEY: Final = "num_tokens"
-"""Cumulative tokens; a counter, not a signal."""
-
-IGNORED_KEYS: Final = frozenset(
-    {"total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
+_REWARD_FUNCTION: Final = re.compile(
+    r"(?:self_distillation/)?rewards/(?P<name>.+?)(?:/(?P<what>mean|std))?\Z", re.DOTALL
 )
-"""Summaries that transformers logs once, after the last step."""
-
-PREFERENCE_KEYS: Final = frozenset(
-    {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"}
-)
-"""Of preference trainers: implicit rewards, not reward functions."""
-
-_REWARD_FUNCTION: Final = re.compile(r"rewards/(?P<name>.+?)(?:/(?P<what>mean|std))?\Z", re.DOTALL)
 _SPEED: Final = re.compile(r"(runtime|samples_per_second|steps_per_second|model_preparation_time)\Z")
 
 
@@ -96,15 +47,16 @@ class MappedLogs:
     evaluation: dict[str, float] = field(default_factory=dict)
 
 
-def map_logs(logs: Mapping[Any, Any]) -> MappedLogs:
-    """Sort a log dict's keys by meaning. Values that are no number (None, text, nested) are left out."""
+def map_logs(logs: Mapping[Any, Any], algorithm: str = "") -> MappedLogs:
+    """Sort the keys of a log dict of ``algorithm`` (``RunIdentity.algorithm``) by meaning. Values that are no
+    number (None, text, nested) are left out."""
     mapped = MappedLogs()
     values, functions = mapped.values, mapped.reward_functions
     for key, raw in logs.items():
         value = raw if type(raw) is float else as_number(raw)
         if value is None or not isinstance(key, str):
             continue
-        slot, name = classify(key)
+        slot, name = classify(key, algorithm)
         if slot is Slot.SIGNAL:
             values[name] = value
         elif slot is Slot.REWARD_FUNCTION_MEAN:
@@ -121,27 +73,28 @@ def map_logs(logs: Mapping[Any, Any]) -> MappedLogs:
 
 
 @lru_cache(maxsize=4096)
-def classify(key: str) -> tuple[Slot, str]:
+def classify(key: str, algorithm: str = "") -> tuple[Slot, str]:
     """Where a key's value belongs, and under which name."""
-    if key in SIGNAL_OF_KEY:
-        return Slot.SIGNAL, SIGNAL_OF_KEY[key]
+    family = family_of(algorithm)
+    if key in family.keys:
+        return Slot.SIGNAL, family.keys[key]
     if key == TOKENS_KEY:
         return Slot.TOKENS, key
     if key in IGNORED_KEYS:
         return Slot.IGNORED, key
     if key.startswith(EVALUATION_PREFIX):
-        return _classify_evaluation(key)
-    match = None if key in PREFERENCE_KEYS else _REWARD_FUNCTION.match(key)
+        return _classify_evaluation(key, family)
+    match = _REWARD_FUNCTION.match(key) if family.reward_functions else None
     if match is None:
         return Slot.UNMAPPED, key
     slot = Slot.REWARD_FUNCTION_STD if match["what"] == "std" else Slot.REWARD_FUNCTION_MEAN
     return slot, match["name"]
 
 
-def _classify_evaluation(key: str) -> tuple[Slot, str]:
+def _classify_evaluation(key: str, family: Family) -> tuple[Slot, str]:
     bare = key.removeprefix(EVALUATION_PREFIX)
-    if bare in SIGNAL_OF_KEY:
-        return Slot.EVALUATION, SIGNAL_OF_KEY[bare]
+    if bare in family.keys:
+        return Slot.EVALUATION, family.keys[bare]
     if _SPEED.search(bare) or bare == TOKENS_KEY or _REWARD_FUNCTION.match(bare):
         return Slot.IGNORED, key
     return Slot.UNMAPPED, key

@@ -1,0 +1,340 @@
+"""What a callback costs the training thread per step: ours beside its peers.
+
+    python benchmarks/overhead.py [--json FILE] [--quick]
+
+Every callback observes complete runs of the same stub trainer (stub_trainer.py), one run after another in
+this process, interleaved: A B C D A B C D ... The cost of a step is its time with the callback less the median
+step without any, of the same round; so it holds the events, the phases and all wrappers: whatever is done on
+this thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, redirect_stderr
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from statistics import fmean, median, quantiles
+from time import perf_counter_ns
+from typing import Any, Final, NamedTuple
+
+import offline  # before what it keeps off the network
+import psutil
+import torch
+from machine import headline, machine, versions
+from stub_trainer import KEYS, PHASES, Cost, StubTrainer
+from transformers import TrainerCallback
+
+OURS: Final = "rlhf_otel"
+BARE: Final = "no callback"
+FLOOR: Final = f"no-op, {2 * PHASES} clock reads"
+BACKGROUND_THREAD: Final = "rlhf_otel-background"
+
+BURST: Final = 10
+"""Warm steps that follow one another at once, for less than the 5 ms after which Python switches threads."""
+PAUSE_S: Final = 0.01
+"""... and then a pause, in which background threads catch up: real steps are not 0.2 ms apart."""
+SETTLE_S: Final = 0.7
+"""Time for background threads to finish what the steps gave them (Trackio's batches wait 0.5 s)."""
+BETWEEN_BYTES: Final = 16 << 20
+WITHIN_BYTES: Final = 4 << 20
+"""Memory that cold work sweeps, before a step and three times within: more than the second-level cache."""
+PACKAGES: Final = ("rlhf-otel", "trl", "transformers", "torch", "tensorboard", "wandb", "trackio", "rldoctor")
+
+
+# --- what is compared
+
+
+@dataclass
+class Peer:
+    """A callback to measure."""
+
+    name: str
+    make: Callable[[Path], list[TrainerCallback]]
+    clean_up: Callable[[], None] = lambda: None
+    """Leave nothing of a run behind that would slow the next one."""
+    skipped: str = ""
+
+
+class FloorCallback(TrainerCallback):
+    """The least that timing the phases of a step can cost."""
+
+    def __init__(self) -> None:
+        self.readings: list[int] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Read the clock as often as the phases of a step begin and end."""
+        self.readings = [perf_counter_ns() for _ in range(2 * PHASES)]
+
+
+def _ours(directory: Path) -> list[TrainerCallback]:
+    from rlhf_otel import TelemetryCallback
+
+    return [TelemetryCallback(metrics_port=0, journal=directory, linger_s=0.0)]
+
+
+def _clean_up_ours() -> None:
+    from rlhf_otel import serving
+    from rlhf_otel.sources import profiling_seam
+
+    serving.close()
+    profiling_seam.uninstall()
+
+
+def _tensorboard(directory: Path) -> list[TrainerCallback]:
+    from transformers.integrations import TensorBoardCallback  # type: ignore[attr-defined]
+
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory)
+    return [TensorBoardCallback()]  # type: ignore[no-untyped-call]
+
+
+def _wandb(directory: Path) -> list[TrainerCallback]:
+    from transformers.integrations import WandbCallback  # type: ignore[attr-defined]
+
+    return [WandbCallback()]  # type: ignore[no-untyped-call]
+
+
+def _clean_up_wandb() -> None:
+    import wandb
+
+    wandb.finish()
+
+
+def _trackio(directory: Path) -> list[TrainerCallback]:
+    from transformers.integrations import TrackioCallback  # type: ignore[attr-defined]
+
+    return [TrackioCallback()]  # type: ignore[no-untyped-call]
+
+
+def _rldoctor(directory: Path) -> list[TrainerCallback]:
+    from rl_doctor.integrations.trl import RLDoctorCallback  # type: ignore[import-untyped]
+
+    return [RLDoctorCallback()]
+
+
+def peers() -> list[Peer]:
+    """In the order in which they run."""
+    return [
+        Peer(BARE, lambda directory: []),
+        Peer(FLOOR, lambda directory: [FloorCallback()]),
+        Peer(OURS, _ours, _clean_up_ours),
+        Peer("Trackio", _trackio),
+        Peer("W&B offline", _wandb, _clean_up_wandb),
+        Peer("TensorBoard", _tensorboard),
+        Peer("rl-doctor", _rldoctor),
+    ]
+
+
+# --- measuring
+
+
+class Measured(NamedTuple):
+    """One run."""
+
+    costs: list[Cost]
+    others_us: float
+    """CPU of all other threads and of child processes, per step."""
+    background_us: float
+    """CPU of our background thread, per step."""
+
+
+class ColdWork:
+    """Arithmetic without the GIL that leaves nothing of what ran before in the caches next to the core."""
+
+    def __init__(self) -> None:
+        self._matrix = torch.rand(192, 192)
+        self._between = torch.zeros(BETWEEN_BYTES // 4)
+        self._within = torch.zeros(WITHIN_BYTES // 4)
+        self._calls = 0
+
+    def __call__(self) -> None:
+        (self._between if self._calls % 4 == 0 else self._within).add_(1.0)
+        torch.mm(self._matrix, self._matrix)
+        self._calls += 1
+
+
+def measure_run(peer: Peer, directory: Path, steps: int, warm_up: int, cold: bool) -> Measured:
+    """One run of ``warm_up`` and then ``steps`` steps."""
+    gc.collect()
+    with ExitStack() as stack:
+        stack.callback(peer.clean_up)
+        stack.enter_context(redirect_stderr(StringIO()))
+        trainer = StubTrainer(peer.make(directory), directory, warm_up + steps, ColdWork() if cold else None)
+        trainer.begin()
+        stack.callback(trainer.end)
+        _steps(trainer, warm_up, cold)
+        time.sleep(SETTLE_S)
+        before, background = _other_cpu_ns(), _thread_cpu_ns(BACKGROUND_THREAD)
+        costs = _steps(trainer, steps, cold)
+        time.sleep(SETTLE_S)
+        others = (_other_cpu_ns() - before) / steps / 1e3
+        return Measured(costs, others, (_thread_cpu_ns(BACKGROUND_THREAD) - background) / steps / 1e3)
+
+
+def _steps(trainer: StubTrainer, steps: int, cold: bool) -> list[Cost]:
+    costs = []
+    for step in range(steps):
+        costs.append(trainer.step())
+        if not cold and step % BURST == BURST - 1:
+            time.sleep(PAUSE_S)
+    return costs
+
+
+def _other_cpu_ns() -> int:
+    """CPU so far of this process's other threads and its children (W&B has a process of its own)."""
+    children = 0.0
+    for child in psutil.Process().children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.Error:
+            continue
+        children += times.user + times.system
+    return time.process_time_ns() - time.thread_time_ns() + int(children * 1e9)
+
+
+def _thread_cpu_ns(name: str) -> int:
+    """CPU so far of the threads of a name."""
+    idents = [thread.ident for thread in threading.enumerate() if thread.name == name]
+    return sum(
+        time.clock_gettime_ns(time.pthread_getcpuclockid(ident)) for ident in idents if ident is not None
+    )
+
+
+# --- results
+
+
+@dataclass
+class Result:
+    """What a peer added to a step, in microseconds, over all rounds; of the bare trainer the step itself."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    by_round: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+    background: list[float] = field(default_factory=list)
+
+    def add(self, run: Measured, bare: Cost) -> None:
+        """Take one run, less the bare trainer's median step of its round."""
+        wall = [(cost.wall - bare.wall) / 1e3 for cost in run.costs]
+        self.wall += wall
+        self.cpu += [(cost.cpu - bare.cpu) / 1e3 for cost in run.costs]
+        self.by_round.append(median(wall))
+        self.others.append(run.others_us)
+        self.background.append(run.background_us)
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers that are reported."""
+        percentiles = quantiles(self.wall, n=100)
+        return {
+            "steps": len(self.wall),
+            "median_us": median(self.wall),
+            "p90_us": percentiles[89],
+            "p99_us": percentiles[98],
+            "mean_us": fmean(self.wall),
+            "cpu_median_us": median(self.cpu),
+            "other_threads_cpu_us": median(self.others),
+            "background_thread_cpu_us": median(self.background),
+            "median_us_by_round": self.by_round,
+        }
+
+
+def measure(
+    contestants: Sequence[Peer], rounds: int, steps: int, warm_up: int, cold: bool
+) -> dict[str, Result]:
+    """All peers, round after round."""
+    results: dict[str, Result] = {peer.name: Result() for peer in contestants}
+    for _ in range(rounds):
+        bare = Cost(0, 0)
+        for peer in contestants:
+            if peer.skipped:
+                continue
+            directory = Path(tempfile.mkdtemp(dir=offline.DIRECTORY))
+            try:
+                run = measure_run(peer, directory, steps, warm_up, cold)
+            except Exception as error:  # a peer that cannot run here is reported as such
+                if peer.name in (BARE, OURS):
+                    raise
+                peer.skipped = f"{type(error).__name__}: {error}".splitlines()[0]
+                continue
+            results[peer.name].add(run, bare)
+            if peer.name == BARE:
+                bare = Cost(*(int(median(clock)) for clock in zip(*run.costs, strict=True)))
+    return {name: result for name, result in results.items() if result.wall}
+
+
+COLUMNS: Final = ("median_us", "p90_us", "p99_us", "mean_us", "cpu_median_us")
+
+
+def table(results: dict[str, Result], contestants: Iterable[Peer]) -> str:
+    """Aligned, one line a peer."""
+    ours = results[OURS].summary()["median_us"]
+    titles = ("median", "p90", "p99", "mean", "CPU", "x ours")
+    lines = [f"{'':<24}{''.join(f'{title:>9}' for title in titles)}{'elsewhere':>12}"]
+    for peer in contestants:
+        if peer.name not in results:
+            lines.append(f"{peer.name:<24}  skipped: {peer.skipped}")
+            continue
+        it = results[peer.name].summary()
+        numbers = "".join(f"{it[column]:>9.1f}" for column in COLUMNS)
+        ratio = "" if peer.name == BARE else f"{it['median_us'] / ours:.2f}"
+        lines.append(f"{peer.name:<24}{numbers}{ratio:>9}{it['other_threads_cpu_us']:>12.1f}")
+    return "\n".join(lines)
+
+
+NOTE: Final = """\
+Microseconds on the training thread per step: median, 90th and 99th percentile and mean by wall clock, median
+by the thread's CPU clock. The first line is the stub's own step, all others are what the callback adds to it.
+"elsewhere" is CPU per step of the peer's other threads and processes; ours is nearly all the background
+thread's ({background:.0f} µs by its own clock). The training thread may have to wait for such work when both
+want the interpreter at once, at most that long; that is not in the other columns."""
+
+
+def main() -> None:
+    """Measure warm and cold, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
+    parser.add_argument("--quick", action="store_true", help="two short rounds: does it run at all")
+    parser.add_argument("--rounds", type=int, default=8, help="runs of each callback (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=500, help="measured steps of a run (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    rounds, steps, warm_up = (2, 60, 20) if arguments.quick else (arguments.rounds, arguments.steps, 100)
+
+    torch.set_num_threads(1)
+    for name in (OURS, "rl-doctor"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they find in made-up numbers
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "versions": versions(PACKAGES),
+        "parameters": {"rounds": rounds, "steps": steps, "warm_up": warm_up, "keys": KEYS, "phases": PHASES},
+    }
+    print(headline())
+    print(f"{rounds} runs of {steps} steps each; {KEYS} keys, {PHASES} phases, logging at every step")
+    for cold in (False, True):
+        contestants = peers()
+        results = measure(contestants, rounds, steps, warm_up, cold)
+        title = "cold (caches swept before each step and within it)" if cold else "warm (bursts of steps)"
+        print(f"\n{title}\n{table(results, contestants)}")
+        report["cold" if cold else "warm"] = {
+            **{name: result.summary() for name, result in results.items()},
+            **{peer.name: {"skipped": peer.skipped} for peer in contestants if peer.skipped},
+        }
+    print("\n" + NOTE.format(background=report["warm"][OURS]["background_thread_cpu_us"]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""``rlhf-otel replay``, ``watch`` and ``backfill``: the rules on a run's log.
+
+Exit codes: 0 nothing found, 3 anomalies, 1 an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+ANOMALIES_FOUND: Final = 3
+
+_PATH = click.argument("path", type=click.Path(path_type=Path))
+
+
+@click.command()
+@_PATH
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "markdown", "junit"]),
+    default="text",
+    show_default=True,
+    help="How to report.",
+)
+def replay(path: Path, form: str) -> None:
+    """Say what the rules would have found in a run that is over, when and why.
+
+    PATH is a trainer_state.json (or an output or checkpoint directory with one), a journal, a TensorBoard
+    directory, an offline run of W&B, a CSV or JSON Lines export, or the file of verl's file logger.
+
+    Exits with 0 when nothing was found, 3 when there are anomalies, 1 on an error.
+    """
+    from rlhf_otel.replay import Replay, open_log
+    from rlhf_otel.replay.reports import FORMATS, Report
+
+    log = open_log(path)
+    replayed = Replay()
+    for record in log.records:
+        replayed.observe(record)
+    click.echo(FORMATS[form](Report(log, replayed)), nl=False)
+    if replayed.anomalies:
+        raise click.exceptions.Exit(ANOMALIES_FOUND)

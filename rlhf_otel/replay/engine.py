@@ -1,0 +1,125 @@
+"""Replays records through the same baselines and the same detector as in process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_otel.catalogue.rules import RULES, Condition, Rule
+from rlhf_otel.detection.baselines import Baselines
+from rlhf_otel.detection.detector import Detector, Verdict
+from rlhf_otel.records import Anomaly, Statistics, StepRecord
+
+
+@dataclass(slots=True)
+class ReplayedAnomaly:
+    """A rule that would have fired, from the first step in breach to the last."""
+
+    anomaly: Anomaly
+    """As in process, at the step at which it would have fired."""
+    rule_as_judged: Rule
+    last_step: int
+
+    @property
+    def rule(self) -> str:
+        """The rule's name."""
+        return self.anomaly.rule
+
+    @property
+    def summary(self) -> str:
+        """What broke, in a sentence."""
+        return self.rule_as_judged.summary
+
+    @property
+    def rule_conditions(self) -> tuple[Condition, ...]:
+        """What had to hold."""
+        return self.rule_as_judged.conditions
+
+    @property
+    def first_step(self) -> int:
+        """First step in breach."""
+        return self.anomaly.first_step
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        anomaly = self.anomaly
+        return {
+            "rule": anomaly.rule,
+            "severity": anomaly.severity.value,
+            "signal": anomaly.signal,
+            "first_step": anomaly.first_step,
+            "fired_at_step": anomaly.step,
+            "last_step": self.last_step,
+            "value": anomaly.value,
+            "baseline": anomaly.baseline,
+            "statistic": anomaly.statistic,
+            "observed": anomaly.observed,
+            "threshold": anomaly.threshold,
+            "summary": self.summary,
+            "cause": anomaly.cause,
+            "remedy": anomaly.remedy,
+        }
+
+
+class Replay:
+    """Judges one run's records in order."""
+
+    def __init__(self, rules: Sequence[Rule] = RULES) -> None:
+        self.rules = tuple(rules)
+        self.anomalies: list[ReplayedAnomaly] = []
+        """What has fired so far, in the order of firing."""
+        self.counts: dict[str, int] = {}
+        """Signal to the number of steps that had it."""
+        self.steps = 0
+        self.first_step = 0
+        self.last_step = 0
+        self.statistics: dict[str, Statistics] = {}
+        """Statistics at the latest step."""
+        self._by_name = {rule.name: rule for rule in self.rules}
+        self._baselines = Baselines()
+        self._detector = Detector(self.rules)
+        self._verdicts = self._detector.verdicts
+        self._latest: dict[str, ReplayedAnomaly] = {}
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The detector's verdicts after the latest step."""
+        return self._detector.verdicts
+
+    def observe(self, record: StepRecord) -> list[ReplayedAnomaly]:
+        """Judge one step; return the anomalies that begin with it."""
+        if not self.steps:
+            self.first_step = record.step
+        self.steps += 1
+        self.last_step = record.step
+        counts = self.counts
+        for name in record.values:
+            counts[name] = counts.get(name, 0) + 1
+        self.statistics = self._baselines.observe(record.kind, record.values)
+        begun = [self._begin(anomaly) for anomaly in self._detector.observe(record, self.statistics)]
+        if self._detector.verdicts is not self._verdicts:
+            self._extend()
+        return begun
+
+    def _begin(self, anomaly: Anomaly) -> ReplayedAnomaly:
+        begun = ReplayedAnomaly(anomaly, self._by_name[anomaly.rule], anomaly.step)
+        self.anomalies.append(begun)
+        self._latest[anomaly.rule] = begun
+        return begun
+
+    def _extend(self) -> None:
+        """Take over the last step in breach of each verdict."""
+        self._verdicts = self._detector.verdicts
+        for verdict in self._verdicts:
+            latest = self._latest.get(verdict.rule.name)
+            if latest is not None:
+                latest.last_step = verdict.last_step
+
+
+def run(records: Iterable[StepRecord], rules: Sequence[Rule] = RULES) -> list[ReplayedAnomaly]:
+    """What the rules would have found in a run, in the order of firing."""
+    replay = Replay(rules)
+    for record in records:
+        replay.observe(record)
+    return replay.anomalies

@@ -1,0 +1,85 @@
+"""Reading files that are still growing."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from rlhf_otel.errors import ReplayError
+
+INTERVAL_S: Final = 1.0
+"""Pause between two looks at a file."""
+
+
+class LogReplacedError(ReplayError):
+    """A followed file was replaced by one that does not begin like it: another run."""
+
+
+@dataclass(slots=True)
+class Following:
+    """How readers wait for more; the end comes when :attr:`stop` is set."""
+
+    interval_s: float = INTERVAL_S
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> bool:
+        """Pause; False when it is time to stop."""
+        return not self.stop.wait(self.interval_s)
+
+
+def lines(path: Path, following: Following | None) -> Iterator[bytes]:
+    """The lines of a file and, when following, those still to come, each with its line end.
+
+    A last line without one is torn: it comes at the end when not following, else once it is whole. A file
+    that was rewritten (truncated, or replaced under its name) goes on after the lines already read if it
+    begins with them, else LogReplacedError is raised.
+    """
+    digest = hashlib.blake2b()
+    count = 0
+    while True:
+        for line in _fresh(path, count, digest, following):
+            digest.update(line)
+            count += 1
+            yield line
+        if following is None or following.stop.is_set():
+            return
+
+
+def _fresh(path: Path, count: int, digest: hashlib.blake2b, following: Following | None) -> Iterator[bytes]:
+    """Lines after the first ``count``, until the file is rewritten."""
+    with path.open("rb") as file:
+        _skip(path, file.readline, count, digest)
+        inode = path.stat().st_ino
+        pending = b""
+        while True:
+            pending += file.readline()
+            if pending.endswith(b"\n"):
+                yield pending
+                pending = b""
+                continue
+            if following is None:
+                if pending:
+                    yield pending
+                return
+            if not following.wait() or _rewritten(path, inode, file.tell()):
+                return
+
+
+def _skip(path: Path, readline: Callable[[], bytes], count: int, digest: hashlib.blake2b) -> None:
+    again = hashlib.blake2b()
+    for _ in range(count):
+        again.update(readline())
+    if again.digest() != digest.digest():
+        raise LogReplacedError(f"{path} was replaced by another log")
+
+
+def _rewritten(path: Path, inode: int, offset: int) -> bool:
+    try:
+        now = path.stat()
+    except OSError:  # between the removal and the renaming of a rewrite
+        return False
+    return now.st_ino != inode or now.st_size < offset

@@ -1,0 +1,45 @@
+"""A log that is being read: its records, and what is learnt about the run on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf_otel.records import RunEnd, RunIdentity, StepRecord
+from rlhf_otel.replay.rows import Row, RowAssembler
+
+
+@dataclass(slots=True)
+class Log:
+    """One run's log. Iterate :attr:`records` once; the other attributes are complete only afterwards."""
+
+    path: Path
+    format: str
+    records: Iterator[StepRecord] = field(default_factory=lambda: iter(()))
+    timed: bool = False
+    """Whether the log says when its steps ended; else the records' times are synthetic."""
+    identity: RunIdentity = field(default_factory=lambda: RunIdentity(run_id=""))
+    evaluation: dict[str, float] = field(default_factory=dict)
+    """Latest evaluation values."""
+    end: RunEnd | None = None
+    unknown: dict[str, int] = field(default_factory=dict)
+    """Keys that no signal stands for, to the number of rows in which they were NaN or infinite."""
+    config: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the report should know about the log."""
+
+    def read_rows(self, rows: Iterable[Row], assembler: RowAssembler) -> Log:
+        """Have :attr:`records` come from rows; returns the log itself."""
+        self.records = self._assembled(rows, assembler)
+        return self
+
+    def _assembled(self, rows: Iterable[Row], assembler: RowAssembler) -> Iterator[StepRecord]:
+        self.evaluation = assembler.evaluation
+        self.unknown = assembler.unknown
+        for row in rows:
+            record = assembler.record(row)
+            self.timed = assembler.timed
+            if record is not None:
+                yield record

@@ -1,0 +1,1 @@
+"""Readers, one file a format: each turns a foreign log into rows or records."""

@@ -1,0 +1,139 @@
+"""Our own journal: the records come back as they were judged in process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from rlhf_otel.catalogue.spans import Outcome, StepKind
+from rlhf_otel.errors import JournalError
+from rlhf_otel.exporters.journal import Record, decode, journal_files, read_journal
+from rlhf_otel.records import RunEnd, RunIdentity, StepRecord
+from rlhf_otel.replay.following import Following, lines
+from rlhf_otel.replay.log import Log
+
+FORMAT: Final = "journal"
+_IDENTITY: Final = tuple(field.name for field in fields(RunIdentity))
+
+
+def journal_records(path: Path, following: Following | None) -> Iterator[Record]:
+    """The journal's records and, when following, those still to come."""
+    return read_journal(path) if following is None else _follow(path, following)
+
+
+def _follow(path: Path, following: Following) -> Iterator[Record]:
+    """File after file. A file is left when a newer one is there and nothing more is in it."""
+    done: set[Path] = set()
+    while not following.stop.is_set():
+        files = [path] if path.is_file() else journal_files(path)
+        file = next((each for each in files if each not in done), None)
+        if file is None:
+            following.wait()
+            continue
+        for number, line in enumerate(lines(file, _UntilNext(path, file, following)), 1):
+            try:
+                yield decode(line)
+            except ValueError as error:
+                if line.endswith(b"\n"):
+                    raise JournalError(f"{file}, line {number}: no journal record: {error}") from None
+        done.add(file)
+
+
+class _UntilNext(Following):
+    """Ends when a newer file has been there for one pause: the writer never returns to an old one."""
+
+    __slots__ = ("_directory", "_file", "_last_look", "_whole")
+
+    def __init__(self, directory: Path, file: Path, whole: Following) -> None:
+        super().__init__(whole.interval_s)
+        self._whole = whole
+        self._directory = directory
+        self._file = file
+        self._last_look = False
+
+    def _newer(self) -> bool:
+        return self._directory.is_dir() and journal_files(self._directory)[-1] != self._file
+
+    def wait(self) -> bool:
+        if self._last_look or self._whole.stop.is_set():
+            self.stop.set()
+            return False
+        if self._newer():
+            self._last_look = True  # one more look at what was written before the newer file was begun
+            return True
+        if not self._whole.wait():
+            self.stop.set()
+            return False
+        return True
+
+
+def read(path: Path, following: Following | None) -> Log:
+    """The journal's newest run."""
+    log = Log(path, FORMAT, timed=True)
+    log.records = _records(journal_records(path, following), log, following)
+    if following is None:
+        _choose_run(path, log)
+    return log
+
+
+def _choose_run(path: Path, log: Log) -> None:
+    """A directory can hold several runs, one after the other: take the newest."""
+    runs = dict.fromkeys(str(r.get("run_id")) for r in read_journal(path) if r["type"] == "run")
+    if len(runs) > 1:
+        newest = list(runs)[-1]
+        log.notes.append(f"The journal holds {len(runs)} runs; this is the newest, {newest}.")
+        log.records = _records(_of_run(read_journal(path), newest), log, None)
+
+
+def _of_run(records: Iterable[Record], run_id: str) -> Iterator[Record]:
+    current = ""
+    for record in records:
+        if record["type"] == "run":
+            current = str(record.get("run_id"))
+        if current == run_id:
+            yield record
+
+
+def _records(records: Iterable[Record], log: Log, following: Following | None) -> Iterator[StepRecord]:
+    for record in records:
+        kind = record["type"]
+        if kind == "step":
+            yield step_of(record)
+        elif kind == "run":
+            log.identity = RunIdentity(**{name: record[name] for name in _IDENTITY if name in record})
+            log.config = record.get("config", {})
+        elif kind == "evaluation":
+            log.evaluation.update(record.get("values", {}))
+        elif kind == "end":
+            log.end = _end_of(record)
+            if following is not None:
+                return
+
+
+def step_of(record: Record) -> StepRecord:
+    """A step as it was judged."""
+    end_ns = int(record["time"] * 1e9)
+    values: dict[str, float] = record.get("values", {})
+    if "step_duration" not in values:  # the step that raised: judged in process for what is not finite alone
+        values = {name: value for name, value in values.items() if value - value != 0.0}
+    return StepRecord(
+        step=record["step"],
+        epoch=record.get("epoch", 0.0),
+        kind=StepKind(record["kind"]),
+        start_ns=end_ns - int(record.get("duration_ms", 0.0) * 1e6),
+        end_ns=end_ns,
+        time_ns=end_ns,
+        values=values,
+        reward_functions={name: tuple(pair) for name, pair in record.get("reward_functions", {}).items()},
+        unmapped=record.get("unmapped", {}),
+        nonfinite=record.get("nonfinite", {}),
+    )
+
+
+def _end_of(record: Record) -> RunEnd:
+    outcome: Any = record.get("outcome", Outcome.FINISHED)
+    moment = int(record.get("time", time.time()) * 1e9)
+    return RunEnd(Outcome(outcome), moment, record.get("step", 0), record.get("reason", ""))

@@ -1,0 +1,74 @@
+"""Which key of a trainer's log is which signal: one table per family of trainers, chosen by the algorithm.
+
+Mapping is by meaning. Several spellings of one quantity over TRL's versions lead to one signal; a word that
+means different things in different trainers (``kl`` has six meanings) leads to different ones.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from rlhf_otel.sources.trl_keys.asynchronous import ASYNC_DISTILLATION, ASYNC_GRPO
+from rlhf_otel.sources.trl_keys.common import COMMON
+from rlhf_otel.sources.trl_keys.distillation import DISTILLATION, MINILLM, OFF_POLICY, SELF_DISTILLATION
+from rlhf_otel.sources.trl_keys.group_policy import GRPO, RLOO
+from rlhf_otel.sources.trl_keys.ppo import PPO
+from rlhf_otel.sources.trl_keys.preference import A2PO, BCO, DPO, KTO, ONLINE, ORPO
+from rlhf_otel.sources.trl_keys.supervised import PRM, REWARD, SFT
+
+
+class Family(NamedTuple):
+    """How a family of trainers logs."""
+
+    name: str
+    algorithms: tuple[str, ...]
+    """Names of trainer classes, lower case, without "Trainer"."""
+    keys: dict[str, str]
+    """Log key to signal, without the keys that all trainers share."""
+    reward_functions: bool = False
+    """Whether ``rewards/<name>`` is a reward function."""
+    reuses: bool = False
+    """Whether some steps train on completions of an earlier step."""
+
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    Family("GRPO", ("grpo", "gmpo", "grpowithreplaybuffer", "gfpo", "papo"), GRPO, True, True),
+    Family("RLOO", ("rloo",), {**PPO, **RLOO}, True, True),
+    Family("Async GRPO", ("asyncgrpo",), ASYNC_GRPO, True),
+    Family("PPO", ("ppo",), PPO),
+    Family("DPO, CPO, TPO", ("dpo", "cpo", "tpo"), DPO),
+    Family("KTO", ("kto",), KTO),
+    Family("ORPO", ("orpo",), ORPO),
+    Family("BCO", ("bco",), BCO),
+    Family("Online DPO, XPO, Nash-MD", ("onlinedpo", "xpo", "nashmd"), ONLINE),
+    Family("A2PO", ("a2po",), A2PO),
+    Family("Reward", ("reward",), REWARD),
+    Family("PRM", ("prm",), PRM),
+    Family("SFT", ("sft",), SFT),
+    Family("Distillation", ("distillation", "serverdistillation"), DISTILLATION, reuses=True),
+    Family("MiniLLM", ("minillm",), MINILLM, True, True),
+    Family("GKD, GOLD, IW-OPD", ("gkd", "gold", "iwopd"), OFF_POLICY),
+    Family("SDFT, SDPO, SSD", ("sdft", "sdpo", "ssd"), SELF_DISTILLATION, True, True),
+    Family("Async distillation", ("asyncdistillation",), ASYNC_DISTILLATION),
+)
+
+UNKNOWN: Final = Family(
+    "any other",
+    (),
+    {**PPO, **ONLINE, **ORPO, **DPO, **ASYNC_GRPO, **SELF_DISTILLATION, **OFF_POLICY, **GRPO},
+    True,
+    True,
+)
+"""Of a trainer that is not known: by spelling, and where that is ambiguous as in GRPO."""
+
+_BY_ALGORITHM: Final = {
+    algorithm: family._replace(keys={**COMMON, **family.keys})
+    for family in FAMILIES
+    for algorithm in family.algorithms
+}
+_UNKNOWN: Final = UNKNOWN._replace(keys={**COMMON, **UNKNOWN.keys})
+
+
+def family_of(algorithm: str) -> Family:
+    """The family of an algorithm (``RunIdentity.algorithm``), its keys with the shared ones."""
+    return _BY_ALGORITHM.get(algorithm, _UNKNOWN)
