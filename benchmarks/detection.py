@@ -13,7 +13,7 @@ import statistics
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,7 @@ class Score:
     healthy: int = 0
     healthy_steps: int = 0
     false_alarms: Counter[str] = field(default_factory=Counter)
+    healthy_infos: int = 0
     alarmed_healthy: int = 0
     false_names: Counter[str] = field(default_factory=Counter)
     borderline: int = 0
@@ -60,6 +61,9 @@ class Score:
         early = [alarm for alarm in loud if not case.faulty or alarm.step < case.onset]
         self.healthy_steps += min(case.onset, len(case.records)) if case.faulty else len(case.records)
         self.false_alarms.update(alarm.severity for alarm in early)
+        self.healthy_infos += sum(
+            alarm.severity == "info" and (not case.faulty or alarm.step < case.onset) for alarm in alarms
+        )
         self.false_names.update(alarm.name for alarm in early)
         if not case.faulty:
             self.healthy += 1
@@ -102,15 +106,35 @@ class Score:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        kept = {key: value for key, value in asdict(self).items() if key not in ("delays", "scenario_delays")}
+        left_out = ("delays", "scenario_delays")
+        kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
         return {**kept, "precision": self.precision, "median_delay": self.median_delay,
                 "scenario_median_delay": {k: statistics.median(v) for k, v in self.scenario_delays.items()}}  # fmt: skip
 
 
 HEAD: Final = (
     "detector", "caught", "precision", "median delay", "abrupt within 3", "first name right",
-    "healthy runs alarmed", "critical per 1,000 steps", "warnings per 1,000 steps",
+    "healthy runs alarmed", "critical per 1,000 steps", "warnings per 1,000 steps", "infos per 1,000 steps",
 )  # fmt: skip
+
+
+INTRODUCTION: Final = """<!-- Written by `python benchmarks/detection.py --markdown docs/detection.md`. -->
+
+# Detection
+
+How well a run that goes wrong is told, by rlhf_otel and by three peers with their defaults, on the same series:
+{seeds} seeds of each scenario of the peers' own generators and twice as many healthy ones, real tiny TRL runs
+with injected faults (`benchmarks/injected_runs.py`), and public logs.
+
+A run counts as caught by an alarm of severity warning or critical, or by any alarm of the right name, at or after
+the onset; alarms before it are false. Delay counts steps from the onset, which is 1. rl-doctor's curves have their
+fault from the first step. rl-doctor and rlprobe look at a run every 25 steps, as rl-doctor does by itself.
+
+What to keep in mind: the thresholds were chosen while looking at seeds 0 to 2 of the generators and seeds 1 to 3 of
+the real runs; later seeds were not looked at. What is information only (drifts, plateaus) is counted in a column of
+its own: it fires in healthy runs too, and calls nobody. A stall and an exception are told by rules about the process,
+here from the journal. Labels of public logs are a person's reading of the curves.
+"""
 
 
 def row(tool: str, score: Score) -> tuple[str, ...]:
@@ -126,6 +150,7 @@ def row(tool: str, score: Score) -> tuple[str, ...]:
         f"{score.alarmed_healthy} of {score.healthy}",
         f"{score.rate('critical'):.2f}",
         f"{score.rate('warning'):.2f}",
+        f"{1000 * score.healthy_infos / score.healthy_steps:.2f}" if score.healthy_steps else "",
     )
 
 
@@ -161,20 +186,15 @@ def measure(found: Iterable[Case], tools: Sequence[str], verbose: bool) -> dict[
                 said = " ".join(
                     f"{a.name}@{a.step}{'!' if a.severity == 'critical' else ''}" for a in alarms[:8]
                 )
-                which = case.config.get("variant", case.config.get("file", ""))
-                print(f"  {tool} {case.scenario} {which} seed {case.seed} onset {case.onset}: {said}")
+                print(
+                    f"  {tool} {case.scenario} {case.config.get('variant', case.config.get('file', ''))} seed {case.seed} onset {case.onset}: {said}"
+                )
     return scores
 
 
 def markdown(results: dict[str, dict[str, Score] | str], seeds: int) -> str:
     """The page of the documentation."""
-    parts = [
-        "<!-- Written by `python benchmarks/detection.py --markdown docs/detection.md`. -->\n\n# Detection\n\n"
-        "How well a run that goes wrong is told, by rlhf_otel and by three peers with their defaults, on the same series "
-        f"({seeds} seeds of each synthetic scenario, twice as many healthy ones). A run counts as caught by an alarm of severity "
-        "warning or critical, or by any alarm of the right name, at or after the onset; alarms before it are false. Delay "
-        "counts steps from the onset on. rl-doctor and rlprobe look at a run every 25 steps, as rl-doctor does by itself.\n"
-    ]
+    parts = [INTRODUCTION.format(seeds=seeds)]
     for name, result in results.items():
         parts.append(f"## {name[0].upper()}{name[1:]}\n")
         if isinstance(result, str):

@@ -74,7 +74,7 @@ RLPROBE: Final[dict[str, tuple[str, ...]]] = {
     "repetition_spiral": ("EntropyDrift", "EntropyFalling"),
     "reward_std_death": ("ZeroAdvantageGroups", "ZeroAdvantageRising", "NoAdvantage", "RewardSpreadCollapse"),
     "ref_drift_asymmetry": ("KLRunaway", "KLSpike", "KLDrift"),
-    "throughput_rot": ("ThroughputRegression", "StepTimeDrift"),
+    "throughput_rot": ("ThroughputRegression", "StepTimeDrift", "THROUGHPUT_ROT"),
 }
 
 

@@ -10,10 +10,29 @@ from typing import Any, Final, NamedTuple
 from detection_cases import OF_RLPROBE, Case
 
 from rlhf_otel.replay.engine import Replay
-from rlhf_otel.sources.trl_logs import SIGNAL_OF_KEY
 
 CHECK_EVERY: Final = 25
 """rl-doctor's own interval of live checks; rlprobe, which polls a directory, is asked as often."""
+
+
+TRL_KEYS: Final = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "kl_per_token": "kl",
+    "entropy": "entropy",
+    "clip_low_ratio": "clip_ratio/low_mean",
+    "clip_high_ratio": "clip_ratio/high_mean",
+    "clip_region_ratio": "clip_ratio/region_mean",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "reward_zero_std_ratio": "frac_reward_zero_std",
+    "completion_length": "completions/mean_length",
+    "completion_length_max": "completions/max_length",
+    "truncated_ratio": "completions/clipped_ratio",
+    "trainer_step_time": "step_time",
+}
+"""What peers know of TRL's keys."""
 
 
 class Alarm(NamedTuple):
@@ -42,11 +61,9 @@ def ours(case: Case) -> list[Alarm]:
 
 def _trl_rows(case: Case) -> Iterator[dict[str, Any]]:
     """A run in TRL's spelling."""
-    spelling = {name: key for key, name in SIGNAL_OF_KEY.items()}
-    spelling["completion_length"] = "completions/mean_length"
     for record in case.records:
         row: dict[str, Any] = {
-            spelling[name]: value for name, value in record.values.items() if name in spelling
+            TRL_KEYS[name]: value for name, value in record.values.items() if name in TRL_KEYS
         }
         for name, (mean, deviation) in record.reward_functions.items():
             row[f"rewards/{name}/mean"], row[f"rewards/{name}/std"] = mean, deviation

@@ -50,6 +50,8 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("run_name", "größer"),
         ("team", "alignment"),
         ("owner", "kim"),
+        ("cluster", "north"),
+        ("file_sd", Path("targets")),
         ("metrics_host", "0.0.0.0"),
         ("metrics_port", 9500),
         ("metrics_port", "off"),

@@ -708,13 +708,15 @@ RULES: Final[tuple[Rule, ...]] = (
         "Generate the rule files again with the version that trains, and reload Prometheus.",
         "Definition: the two engines compare the same number.",
         promql=PromQL(
+            "max by (run_id) (\n"  # one alert a run, however many rules disagree: the label rule is the alert's own
             "max by (run_id, rule) (\n"  # the others have no verdict form
             '  ALERTS{alertname=~"RLHF.*", alertstate="firing", engine="level", severity="critical"}\n'
             ")\n"
             "  unless on (run_id, rule)\n"
             'max by (run_id, rule) (ALERTS{alertname=~"RLHF.*", alertstate="firing", engine="verdict"})\n'
             "  unless on (run_id)\n"  # which silences the others in process
-            'ALERTS{alertname="RLHFNonFinite", alertstate="firing", engine="verdict"}',
+            'ALERTS{alertname="RLHFNonFinite", alertstate="firing", engine="verdict"}\n'
+            ")",
             hold=12,
         ),
         inhibited_by=("RunGone",),

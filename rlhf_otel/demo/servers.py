@@ -137,6 +137,8 @@ class Servers:
             f"--storage.tsdb.path={self.directory / f'prometheus-{replica}'}",
             f"--web.listen-address=127.0.0.1:{port}",
             "--enable-feature=exemplar-storage",
+            # Alertmanager is discovered seconds after the first evaluation: what was lost till then is sent again.
+            "--rules.alert.resend-delay=5s",
         ]
         self._launch(f"prometheus-{replica}", "prometheus", port, options)
 
