@@ -187,7 +187,7 @@ def measure(found: Iterable[Case], tools: Sequence[str], verbose: bool) -> dict[
                     f"{a.name}@{a.step}{'!' if a.severity == 'critical' else ''}" for a in alarms[:8]
                 )
                 print(
-                    f"  {tool} {case.scenario} {case.config.get('variant', case.config.get('file', ''))} seed {case.seed} onset {case.onset}: {said}"
+                    f"  {tool} {case.scenario} {case.config.get('variant', case.config.get('file', ''))} seed {case.seed} onset {case.onset}: {said}"  # noqa: E501 - one line of output
                 )
     return scores
 
