@@ -75,13 +75,16 @@ class NonFinite:
 
 @dataclass(frozen=True, slots=True)
 class PromQL:
-    """An expression for Prometheus alone. ``$window`` stands for 8 scrape intervals (2 minutes at 15 s).
+    """An expression for Prometheus alone. ``$window`` stands for 8 scrape intervals (2 minutes at 15 s),
+    ``$range`` for 20.
 
-    ``hold`` is the alert's ``for``, in scrape intervals.
+    ``hold`` is the alert's ``for``, in scrape intervals. ``observed`` is a template for the page: what the
+    expression found, in numbers.
     """
 
     expression: str
     hold: int = 0
+    observed: str = ""
 
 
 Condition = Comparison | NonFinite
@@ -127,6 +130,8 @@ class Rule:
 _EVENT, _LEVEL, _OUTSIDE = RuleClass.EVENT, RuleClass.LEVEL, RuleClass.OUTSIDE
 _CRITICAL, _WARNING, _INFO = Severity.CRITICAL, Severity.WARNING, Severity.INFO
 _HEURISTIC = "Heuristic; calibrated on real tiny runs and public logs."
+
+_LOCAL = 'sum without (instance, phase) (rate(rlhf_phase_seconds_total{scope="local"}[$range]))'
 
 RULES: Final[tuple[Rule, ...]] = (
     Rule(
@@ -689,6 +694,32 @@ RULES: Final[tuple[Rule, ...]] = (
         ),
     ),
     Rule(
+        "Straggler", _OUTSIDE, _WARNING,
+        "one rank keeps the others waiting",
+        "A slow host or GPU (throttling, a neighbour), slow storage, a reward service that is far from this rank, or "
+        "work that only this rank does.",
+        "Compare rlhf_phase_seconds_total{scope=\"local\"} and the GPU's clocks of this rank with the others'; open a trace, "
+        "which has the spans of all ranks of a step.",
+        "Synchronous ranks tie in step time, so that only phases which wait for nobody tell who is slow. 0.1 s of each "
+        "second above the median rank, for 5 minutes, is a heuristic: of two ranks the median lies half-way, so that one "
+        "has to be slower by 0.2 s of each second.",
+        promql=PromQL(
+            f"{_LOCAL}\n"
+            "  - on (run_id) group_left ()\n"
+            f"quantile by (run_id) (0.5, {_LOCAL})\n"
+            "  > 0.1",
+            hold=20,
+            observed='{{ with printf "topk(1, '
+            "sum by (phase) (rate(rlhf_phase_seconds_total{run_id=%q, rank=%q, scope='local'}[5m])) - on (phase) "
+            "quantile by (phase) (0.5, "
+            "sum by (rank, phase) (rate(rlhf_phase_seconds_total{run_id=%q, scope='local'}[5m]))))"
+            '" $labels.run_id $labels.rank $labels.run_id | query }}'
+            'rank {{ $labels.rank }} spends {{ . | first | value | printf "%.2f" }} s of each second more than the '
+            'median rank in {{ . | first | label "phase" }}{{ end }}',
+        ),
+        inhibited_by=("RunStalled", "RunGone"),
+    ),
+    Rule(
         "TelemetryFaults", _OUTSIDE, _WARNING,
         "telemetry failed somewhere; training went on, but this run is not fully observed",
         "A full disk, an endpoint that does not answer, a defect of rlhf_otel, or a trainer that changed.",
@@ -710,7 +741,7 @@ RULES: Final[tuple[Rule, ...]] = (
         promql=PromQL(
             "max by (run_id) (\n"  # one alert a run, however many rules disagree: the label rule is the alert's own
             "max by (run_id, rule) (\n"  # the others have no verdict form
-            '  ALERTS{alertname=~"RLHF.*", alertstate="firing", engine="level", severity="critical"}\n'
+            '  ALERTS{alertname=~"RLHF.*", alertstate="firing", engine="level", severity="critical", rank=~"|0"}\n'
             ")\n"
             "  unless on (run_id, rule)\n"
             'max by (run_id, rule) (ALERTS{alertname=~"RLHF.*", alertstate="firing", engine="verdict"})\n'

@@ -51,7 +51,7 @@ PHASES: Final[tuple[Phase, ...]] = (
     Phase("evaluation", _C, "An evaluation."),
     Phase("checkpoint", _C, "Saving a checkpoint."),
     Phase("telemetry", _L, "This package, on the training thread."),
-    Phase("other", _L, "Everything else."),
+    Phase("other", _C, "Everything else; what it holds is not known, and may wait for other ranks."),
 )
 
 PHASE_BY_NAME: Final[dict[str, Phase]] = {phase.name: phase for phase in PHASES}

@@ -17,6 +17,8 @@ from rlhf_otel.errors import CatalogueError
 
 WINDOW_SCRAPES: Final = 8
 """Scrapes that a level rule looks back: 2 minutes at a scrape interval of 15 s."""
+RANGE_SCRAPES: Final = 20
+"""Range of rates that have to hold several steps: 5 minutes at 15 s."""
 KEEP_FIRING_SCRAPES: Final = 20
 """How long an alert outlives its breach: 5 minutes at 15 s, so that a flapping value is one page."""
 
@@ -79,7 +81,9 @@ def compile_rule(rule: Rule, timing: Timing) -> list[AlertForm]:
 
 def _given(rule: Rule, promql: PromQL, timing: Timing, engine: str, keep: str) -> AlertForm:
     hold = timing.duration(promql.hold) if promql.hold else ""
-    return AlertForm(rule, engine, promql.expression.replace("$window", timing.window), hold, keep)
+    expression = promql.expression.replace("$window", timing.window)
+    expression = expression.replace("$range", timing.duration(RANGE_SCRAPES))
+    return AlertForm(rule, engine, expression, hold, keep)
 
 
 def _level(rule: Rule, timing: Timing) -> str:

@@ -68,7 +68,7 @@ def _family(metric: Metric, views: Sequence[RunView]) -> Family:
     per_rank = "rank" in metric.labels
     samples = _SAMPLES[metric.name]
     for view in views:
-        if view.identity.rank != 0 and not per_rank:
+        if view.identity.rank != 0 and (metric.rank_0_alone or not per_rank):
             continue
         head, tail = [view.identity.run_id], [str(view.identity.rank)] if per_rank else []
         for sample in samples(view):
@@ -173,6 +173,7 @@ def _run_info(view: RunView) -> Samples:
         "model": run.model,
         "team": run.team,
         "owner": run.owner,
+        "cluster": run.cluster,
         "world_size": str(run.world_size),
         "attempt": str(run.attempt),
         "trl_version": view.trl_version,

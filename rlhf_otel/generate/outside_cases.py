@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from rlhf_otel.catalogue.spans import PHASE_BY_NAME
+
 
 class Case(NamedTuple):
     """One promtool test."""
@@ -37,12 +39,18 @@ def _end(run: str, instance: str, values: str, outcome: str = "finished") -> dic
     return {f"rlhf_run_end_timestamp_seconds{{{labels}}}": values}
 
 
-def _nonfinite(run: str, instance: str, values: str, started: str) -> dict[str, str]:
-    labels = f'run_id="{run}",rank="0",instance="{instance}"'
+def _nonfinite(run: str, instance: str, values: str, started: str, rank: str = "0") -> dict[str, str]:
+    labels = f'run_id="{run}",rank="{rank}",instance="{instance}"'
     return {
         f'rlhf_signal_nonfinite_total{{{labels},signal="loss"}}': values,
         f"rlhf_process_start_time_seconds{{{labels}}}": started,
     }
+
+
+def _phase(run: str, rank: str, phase: str, values: str) -> dict[str, str]:
+    scope = PHASE_BY_NAME[phase].scope
+    labels = f'run_id="{run}",rank="{rank}",phase="{phase}",scope="{scope}",instance="{rank}"'
+    return {f"rlhf_phase_seconds_total{{{labels}}}": values}
 
 
 def _faults(run: str, values: str) -> dict[str, str]:
@@ -122,6 +130,28 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
         Case("lives", LIFE, ({"run_id": "hang", "rank": "0"}, {"run_id": "kill", "rank": "0"})),
     ],
     "RunGone": [Case("lives", LIFE, ({"run_id": "kill"},))],
+    "Straggler": [
+        Case(
+            "slow in a local phase; slow only in a collective one, which is waiting; nearly alike; one rank; one step",
+            {
+                **_phase("bad", "0", "reward_function", "0+1x80"),
+                **_phase("bad", "0", "backward", "0+14x80"),
+                **_phase("bad", "1", "reward_function", "0+8x80"),
+                **_phase("bad", "1", "generate", "0+2x80"),
+                **_phase("bad", "1", "backward", "0+1x80"),
+                **_phase("waits", "0", "reward", "0+1x80"),
+                **_phase("waits", "1", "reward", "0+14x80"),
+                **_phase("alike", "0", "generate", "0+13x80"),
+                **_phase("alike", "1", "generate", "0+13.5x80"),
+                **_phase("single", "0", "generate", "0+13x80"),
+                **_phase("once", "0", "generate", "0+5x80"),
+                **_phase("once", "1", "generate", "0+5x50 265+5x30"),
+            },
+            ({"run_id": "bad", "rank": "1", "scope": "local"},),
+            "15m",
+            "rank 1 spends 0.23 s of each second more than the median rank in reward_function",
+        )
+    ],
     "TelemetryFaults": [
         Case(
             "a fault; none",
@@ -134,7 +164,7 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
     ],
     "EngineDisagreement": [
         Case(
-            "level without verdict; both; a warning, which has no verdict; explained by a non-finite value",
+            "level without verdict; both; a warning, which has no verdict; non-finite; so on another rank",
             {
                 **_collapsed("bad"),
                 **_verdict("bad", "RewardCollapse", "0x80"),
@@ -144,6 +174,8 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
                 **_collapsed("nan"),
                 **_verdict("nan", "RewardCollapse", "0x80"),
                 **_verdict("nan", "NonFinite", "1x80"),
+                **_nonfinite("other-rank", "i9", "0x25 1x60", started="0x90", rank="1"),
+                **_verdict("other-rank", "NonFinite", "0x80"),
             },
             ({"run_id": "bad"},),
         )

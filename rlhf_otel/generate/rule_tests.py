@@ -49,7 +49,9 @@ def _expected(form: AlertForm, labels: Mapping[str, str], case: Case, runbook_ba
     texts = rules.annotation_texts(form.rule, runbook_base)
     texts["summary"] = texts["summary"].replace("{{ $labels.run_id }}", labels.get("run_id", ""))
     if "observed" in texts:
-        texts["observed"], texts["trace_id"] = case.observed, case.trace_id
+        texts["observed"] = case.observed
+    if "trace_id" in texts:
+        texts["trace_id"] = case.trace_id
     return {"exp_labels": {**labels, **rules.labels(form)}, "exp_annotations": texts}
 
 

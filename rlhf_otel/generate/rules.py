@@ -54,6 +54,8 @@ def annotation_texts(rule: Rule, runbook_base: str) -> dict[str, str]:
     if rule.rule_class is not RuleClass.OUTSIDE:
         texts["observed"] = _observed(rule)
         texts["trace_id"] = _trace_id(rule)
+    elif rule.promql is not None and rule.promql.observed:
+        texts["observed"] = rule.promql.observed
     if rule.name == "Watchdog":
         texts["summary"] = rule.summary[0].upper() + rule.summary[1:]
     return texts

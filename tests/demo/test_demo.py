@@ -72,6 +72,14 @@ def test_a_healthy_run_is_silent_through_two_replicas(tmp_path: Path) -> None:
     assert any(note.receiver == "watchdog" for note in evidence.notifications)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in ("none", "nan-reward", "stall")])
+def test_every_fault_is_caught_by_a_rule_that_it_names(tmp_path: Path, fault: str) -> None:
+    evidence = run_demo(options(tmp_path, fault, 200), Console(record=True, width=120))
+    caught = set(evidence.rules())
+    assert caught & set(FAULTS[fault].caught_by), caught
+
+
 def test_the_command_explains_its_faults_and_refuses_others() -> None:
     command = [sys.executable, "-c", "from rlhf_otel.cli import main; main()", "demo"]
     listed = subprocess.run([*command, "--list-faults"], capture_output=True, text=True, check=True).stdout
