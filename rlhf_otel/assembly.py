@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from time import perf_counter_ns
+from typing import Any, Final, NamedTuple
 
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.derived import add_derived
 from rlhf_otel.records import StepRecord
 from rlhf_otel.sources.groups import Generation, unscored_ratio, weighted_rewards, zero_advantage_ratio
-from rlhf_otel.sources.phases import RawInterval, nest
+from rlhf_otel.sources.phases import PhaseRecorder, nest
 from rlhf_otel.sources.ppo_cells import PPOCells
 from rlhf_otel.sources.scalars import Reading
-from rlhf_otel.sources.step_metrics import Appended, means
+from rlhf_otel.sources.step_metrics import Held, StepMetrics, means
 from rlhf_otel.sources.trl_keys import family_of
 from rlhf_otel.sources.trl_logs import MappedLogs, map_logs
 
@@ -30,37 +31,56 @@ class RawStep(NamedTuple):
     start_ns: int
     end_ns: int
     time_ns: int
-    appended: list[Appended] | None
+    held: Held | None
     """None of a trainer that keeps no lists; its values come from its log."""
-    logged: MappedLogs | None
-    """What the trainer has logged since the step before, beside its lists if it keeps any."""
-    logged_step: int
-    """The step that it was logged for: PPO logs before a step's end, the others after it, which is a step late."""
     readings: list[Reading]
     learning_rate: float | None
     generation: Generation | None
     nonfinite_rewards: dict[str, int]
     """NaN or infinite rewards by reward function."""
-    intervals: list[RawInterval]
+    phases: int
+    """The step's number of the phase recorder."""
     skipped_steps: int
     telemetry_ns: int
 
 
 class Assembler:
-    """Turns raw steps into records; remembers what spans steps (tokens, end of the last generation)."""
+    """Turns raw steps into records; remembers what spans steps (logs, tokens, end of the last generation)."""
 
     def __init__(
-        self, tokens: float, started_ns: int, algorithm: str = "", ppo: PPOCells | None = None
+        self,
+        recorder: PhaseRecorder,
+        metrics: StepMetrics,
+        tokens: float = 0.0,
+        algorithm: str = "",
+        ppo: PPOCells | None = None,
     ) -> None:
+        self._recorder = recorder
+        self._metrics = metrics
+        self._tokens = tokens
         self._algorithm = algorithm
         self._reuses = family_of(algorithm).reuses
         self._ppo = ppo
-        self._tokens = tokens
-        self._generated_ns = started_ns
+        self._generated_ns = perf_counter_ns()
+        self._logged: MappedLogs | None = None
+        self._logged_step = 0
+
+    def log(self, logs: Mapping[Any, Any], step: int) -> dict[str, float]:
+        """Take what the trainer has logged; returns the values of an evaluation.
+
+        The others are for the next step to be assembled, where no per-step list has them: PPO logs before a
+        step's end, the others after it, which is a step late.
+        """
+        seen = self._metrics.keys
+        mapped = map_logs({key: value for key, value in logs.items() if key not in seen}, self._algorithm)
+        if not mapped.evaluation:
+            self._logged, self._logged_step = mapped, step
+        return mapped.evaluation
 
     def assemble(self, raw: RawStep) -> tuple[StepRecord, float]:
-        """The step's record, and the tokens that it added."""
-        mapped = self._mapped(raw)
+        """The step's record, and the tokens that it added. In the order of the steps."""
+        logged, self._logged = self._logged, None
+        mapped = self._mapped(raw, logged)
         record = StepRecord(
             step=raw.step,
             epoch=raw.epoch or 0.0,
@@ -71,10 +91,10 @@ class Assembler:
             values=mapped.values,
             reward_functions=mapped.reward_functions,
             unmapped=mapped.unmapped,
-            phases=nest(raw.intervals),
+            phases=nest(self._recorder.take_step(raw.phases)),
         )
-        if raw.logged is not None and raw.logged_step < raw.step:
-            record.lag.update(dict.fromkeys(raw.logged.values, raw.step - raw.logged_step))
+        if logged is not None and self._logged_step < raw.step:
+            record.lag.update(dict.fromkeys(logged.values, raw.step - self._logged_step))
         _add_hooked(record, raw)
         if self._ppo is not None:
             self._ppo.correct(record.values)
@@ -84,19 +104,19 @@ class Assembler:
         _add_nonfinite(record, raw.nonfinite_rewards)
         return record, tokens
 
-    def _mapped(self, raw: RawStep) -> MappedLogs:
+    def _mapped(self, raw: RawStep, logged: MappedLogs | None) -> MappedLogs:
         """What the step appended to the trainer's lists, and beside it what only the log said."""
-        if raw.appended is None:
-            return raw.logged or MappedLogs()
-        mapped = map_logs(means(raw.appended), self._algorithm)
-        if raw.logged is not None:
-            mapped.values = {**raw.logged.values, **mapped.values}
-            mapped.unmapped = {**raw.logged.unmapped, **mapped.unmapped}
+        if raw.held is None:
+            return logged or MappedLogs()
+        mapped = map_logs(means(self._metrics.appended(raw.held)), self._algorithm)
+        if logged is not None:
+            mapped.values = {**logged.values, **mapped.values}
+            mapped.unmapped = {**logged.unmapped, **mapped.unmapped}
         return mapped
 
     def _kind(self, raw: RawStep, mapped: MappedLogs) -> StepKind:
         """Go by the generation that was observed: its keys appear in just the steps that generate."""
-        if raw.appended is None or not self._reuses or not GENERATED.isdisjoint(mapped.values):
+        if raw.held is None or not self._reuses or not GENERATED.isdisjoint(mapped.values):
             return StepKind.GENERATE
         return StepKind.REUSE
 
@@ -127,7 +147,8 @@ def _add_hooked(record: StepRecord, raw: RawStep) -> None:
 def _by_step(readings: Iterable[Reading]) -> dict[tuple[str, int], float]:
     """Name and lag to value: of a step's micro-batches the sum of losses, and the last of the others."""
     found: dict[tuple[str, int], float] = {}
-    for name, value, lag in readings:
+    for name, raw, lag in readings:
+        value = float(raw)
         # Each micro-batch's loss is already divided by their number.
         found[name, lag] = value + found.get((name, lag), 0.0) if name == "loss" else value
     return found

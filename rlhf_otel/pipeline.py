@@ -158,10 +158,13 @@ class Pipeline:
         self._deliver(record, {}, anomalies, failed=True)
         return anomalies
 
-    def evaluation(self, values: Mapping[str, float], step: int) -> None:
-        """An evaluation has ended."""
-        record = {"type": "evaluation", "step": step, "time": time.time(), "values": dict(values)}
-        self._background.submit(self._evaluated, record)
+    def evaluation(self, values: Mapping[str, float], step: int, time_s: float) -> None:
+        """An evaluation has ended; on the background thread."""
+        snapshot = self.snapshot
+        self.snapshot = snapshot._replace(
+            evaluation={**snapshot.evaluation, **values}, evaluations=snapshot.evaluations + 1
+        )
+        self._write({"type": "evaluation", "step": step, "time": time_s, "values": dict(values)})
 
     def checkpoint(self, step: int, path: str) -> None:
         """A checkpoint has been saved."""
@@ -221,13 +224,6 @@ class Pipeline:
         return True, f"ok: step {snapshot.step}"
 
     # --- on the background thread, like step(): only one thread may replace the snapshot
-
-    def _evaluated(self, record: dict[str, Any]) -> None:
-        snapshot = self.snapshot
-        self.snapshot = snapshot._replace(
-            evaluation={**snapshot.evaluation, **record["values"]}, evaluations=snapshot.evaluations + 1
-        )
-        self._write(record)
 
     def _checkpointed(self, record: dict[str, Any]) -> None:
         snapshot = self.snapshot

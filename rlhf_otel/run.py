@@ -25,13 +25,12 @@ from rlhf_otel.settings import Settings
 from rlhf_otel.sources import ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
 from rlhf_otel.sources.groups import last_generation
-from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
+from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder, PhaseTotals
 from rlhf_otel.sources.run_identity import identify
 from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSampler
 from rlhf_otel.sources.trainer_seams import TrainerSeams
-from rlhf_otel.sources.trl_logs import MappedLogs, map_logs
 
 logger = logging.getLogger("rlhf_otel")
 
@@ -57,8 +56,6 @@ class Run:
         self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
-        self._logged: MappedLogs | None = None
-        self._logged_step = 0
         self._assembler: Assembler | None = None
         self._keeps_lists = False
         self._last_step = 0
@@ -86,7 +83,7 @@ class Run:
         self._last_step = step
         algorithm = self._run_identity.algorithm
         self._assembler = Assembler(
-            tokens, perf_counter_ns(), algorithm, ppo_cells.of(self._trainer, algorithm)
+            self.recorder, self.metrics, tokens, algorithm, ppo_cells.of(self._trainer, algorithm)
         )
         self.seams.attach()
         profiling_seam.install()
@@ -125,17 +122,11 @@ class Run:
         self._step_start_ns, self._last_step = entered, step
         spent = perf_counter_ns() - entered
         self._telemetry_ns += spent
-        self.recorder.seconds["telemetry"] += spent * 1e-9
+        self.recorder.add_seconds("telemetry", spent * 1e-9)
 
     def logged(self, logs: Mapping[Any, Any], step: int) -> None:
         """The trainer has logged: evaluation values, or values of a step that are in no per-step list."""
-        if self._keeps_lists:
-            logs = {key: value for key, value in logs.items() if key not in self.metrics.keys}
-        mapped = map_logs(logs, self._run_identity.algorithm)
-        if mapped.evaluation:
-            self.pipeline.evaluation(mapped.evaluation, step)
-        else:
-            self._logged, self._logged_step = mapped, step
+        self.pipeline.submit(self._log, dict(logs), step, time.time())
 
     def saved(self, step: int, path: str) -> None:
         """A checkpoint has been saved."""
@@ -173,13 +164,14 @@ class Run:
     def view(self) -> RunView:
         """The run as a scrape sees it now."""
         counts = self.seams.reward_functions
+        phases = self._phase_totals()
         return RunView(
             self._run_identity,
             self.pipeline.snapshot,
             _trl_version(),
-            self._phase_seconds(),
-            dict(self.recorder.counts),
-            dict(self.recorder.function_seconds),
+            phases.seconds,
+            phases.counts,
+            phases.function_seconds,
             dict(counts.none),
             dict(counts.errors),
             dict(counts.nonfinite),
@@ -188,41 +180,38 @@ class Run:
             self.pipeline.end_of_run,
         )
 
-    def _phase_seconds(self) -> dict[str, float]:
-        """Seconds by phase, with the open phases so far; "other" is what is left of the run's wall time.
+    def _phase_totals(self) -> PhaseTotals:
+        """Totals by phase, with the open phases so far; "other" is what is left of the run's wall time.
 
         None is ever less than at the scrape before: what moves from "other" to a phase only when that ends
         makes "other" wait.
         """
         now = self._ended_ns or perf_counter_ns()
-        seconds = self.recorder.seconds_until(now)
+        totals = self.recorder.totals(now)
+        seconds = totals.seconds
         seconds["other"] += max(0.0, (now - self._started_ns) * 1e-9 - sum(seconds.values()))
         shown = self._phase_seconds_shown
         self._phase_seconds_shown = {
             phase: max(spent, shown.get(phase, 0.0)) for phase, spent in seconds.items()
         }
-        return self._phase_seconds_shown
+        return totals._replace(seconds=self._phase_seconds_shown)
 
     # --- parts of a step
 
     def _raw_step(self, step: int, epoch: float | None, now: int) -> RawStep:
-        appended = self.metrics.take() if self._keeps_lists else None
-        logged, self._logged = self._logged, None
-        generated = appended is not None and any(entry[0] == "reward" for entry in appended)
+        keeps_lists = self._keeps_lists
         return RawStep(
             step,
             epoch,
             self._step_start_ns,
             now,
             time.time_ns(),
-            appended,
-            logged,
-            self._logged_step,
+            self.metrics.take() if keeps_lists else None,
             self.scalars.take(),
             self._learning_rate,
-            last_generation(self._trainer) if generated else None,
+            last_generation(self._trainer) if keeps_lists and self.metrics.generated() else None,
             self.seams.reward_functions.take_nonfinite(),
-            self.recorder.take_step(),
+            self.recorder.end_step(),
             self._skipped,
             self._telemetry_ns,
         )
@@ -259,6 +248,12 @@ class Run:
         identity = self.pipeline.identity
         state = {"run_id": identity.run_id, "attempt": identity.attempt, "step": step}
         resumption.save(checkpoint, {**state, "baselines": self.pipeline.learnt()})
+
+    def _log(self, logs: Mapping[Any, Any], step: int, time_s: float) -> None:
+        assert self._assembler is not None
+        evaluation = self._assembler.log(logs, step)
+        if evaluation:
+            self.pipeline.evaluation(evaluation, step, time_s)
 
     def _observe(self, raw: RawStep) -> None:
         assert self._assembler is not None

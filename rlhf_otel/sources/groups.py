@@ -17,7 +17,8 @@ class Generation(NamedTuple):
     """The rewards of the last generation: per function one number per completion, group after group."""
 
     by_function: list[list[float]]
-    weights: list[float]
+    weights: Any
+    """A weight per function: the trainer's tensor, which it never changes, or None for 1 each."""
     group_size: int
 
 
@@ -28,9 +29,7 @@ def last_generation(trainer: Any) -> Generation | None:
     if not isinstance(logs, dict) or not logs.get("rewards") or group_size < 2:
         return None
     by_function = [list(column) for column in logs["rewards"].values()]
-    weights = getattr(trainer, "reward_weights", None)
-    numbers = weights.tolist() if weights is not None else [1.0] * len(by_function)
-    return Generation(by_function, numbers, int(group_size))
+    return Generation(by_function, getattr(trainer, "reward_weights", None), int(group_size))
 
 
 def zero_advantage_ratio(rewards: Sequence[float], group_size: int) -> float | None:
@@ -57,10 +56,18 @@ def _dead(group: Sequence[float]) -> bool:
 def weighted_rewards(generation: Generation) -> list[float]:
     """Reward of each completion: the weighted sum over the functions that scored it; NaN where none did."""
     totals: list[float] = []
+    weights = _numbers(generation)
     for scores in zip(*generation.by_function, strict=False):
-        parts = [s * weight for s, weight in zip(scores, generation.weights, strict=False) if s == s]
+        parts = [s * weight for s, weight in zip(scores, weights, strict=False) if s == s]
         totals.append(sum(parts) if parts else float("nan"))
     return totals
+
+
+def _numbers(generation: Generation) -> list[float]:
+    weights = generation.weights
+    if weights is None:
+        return [1.0] * len(generation.by_function)
+    return list(weights.tolist()) if hasattr(weights, "tolist") else list(weights)
 
 
 def unscored_ratio(generation: Generation) -> float:

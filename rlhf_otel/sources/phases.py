@@ -1,18 +1,19 @@
 """Phase timings: clock readings of the step in progress, and totals over the run.
 
-:class:`PhaseRecorder` is told when phases begin and end and only stores numbers. Phases of the training
-thread nest; those of other threads (asynchronous reward functions on TRL's loop) hang under the phase that
-the training thread was in when they began, may overlap, and may end out of order.
+:class:`PhaseRecorder` is told when phases begin and end and only stores clock readings; what they add up to is
+worked out elsewhere: on the background thread for a step, on the scraping thread for the totals. Phases of the
+training thread nest; those of other threads (asynchronous reward functions on TRL's loop) hang under the phase
+that the training thread was in when they began, may overlap, and may end out of order.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
-import time
+from collections import deque
 from collections.abc import Iterable
+from threading import get_ident
 from time import perf_counter_ns
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rlhf_otel.catalogue.spans import PHASES
 from rlhf_otel.records import PhaseInterval
@@ -20,135 +21,207 @@ from rlhf_otel.records import PhaseInterval
 MAX_PHASES: Final = 10_000
 """Phases kept of one step; of others only the time counts (a step may call 100,000 reward functions)."""
 
-CONSISTENT_WITHIN: Final = 100
-"""Attempts at reading the totals between two ends of phases."""
+OpenInterval = tuple[str, str, int, Any, bool]
+"""A phase that has begun: its name, the host's name for it, ``perf_counter_ns`` at its start, the phase around
+it (an ``OpenInterval`` or None), and whether it is the training thread's. The same phase is the same object.
+Plain tuples here: a named one takes four times as long to make."""
 
-RawInterval = tuple[int, int, str, str, int, int, int, bool]
-"""Own number, number of the parent (-1: the step), then as in :class:`PhaseInterval`: phase to end,
-exclusive, failed."""
-
-
-class OpenPhase(NamedTuple):
-    """The phase that the training thread is in."""
-
-    phase: str
-    detail: str
-    since_ns: int
-    children_ns: int
-    """Time of the phases inside it that have ended."""
+_Ended = tuple[OpenInterval, int, bool]
+"""A phase that has ended, ``perf_counter_ns`` at its end, and whether it was left by an exception."""
+_StepEnd = tuple[int, bool]
+"""Among what has ended: the number of the step that ends here, and whether no phase is open."""
 
 
-class OpenInterval:
-    """A phase that has begun."""
+class Interval(NamedTuple):
+    """An ended phase, with the time that no phase inside it on the same thread accounts for."""
 
-    __slots__ = ("children_ns", "detail", "number", "on_training_thread", "parent", "phase", "start_ns")
+    opened: OpenInterval
+    end_ns: int
+    failed: bool
+    exclusive_ns: int
 
-    def __init__(self, phase: str, detail: str, number: int, parent: int, on_training_thread: bool) -> None:
-        self.phase = phase
-        self.detail = detail
-        self.number = number
-        self.parent = parent
-        self.on_training_thread = on_training_thread
-        self.children_ns = 0
-        self.start_ns = perf_counter_ns()
+
+class PhaseTotals(NamedTuple):
+    """Over the run so far."""
+
+    seconds: dict[str, float]
+    """Phase to exclusive seconds on the training thread."""
+    counts: dict[str, int]
+    """Phase to the times that it ended, on any thread."""
+    function_seconds: dict[str, float]
+    """Reward function to wall seconds; those of asynchronous ones overlap."""
 
 
 class PhaseRecorder:
     """Collects the phases of the step in progress, and totals over the run."""
 
     def __init__(self) -> None:
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._stack: list[OpenInterval] = []
-        self._finished: list[RawInterval] = []
-        self._numbers = itertools.count()
-        self._version = 0  # odd while a phase of the training thread moves from open to finished
-        self.seconds: dict[str, float] = {phase.name: 0.0 for phase in PHASES}
-        self.counts: dict[str, int] = {phase.name: 0 for phase in PHASES}
-        self.function_seconds: dict[str, float] = {}
+        self._ended: deque[_Ended | _StepEnd] = deque()
+        self._steps = 0
+        self._accounts = _Accounts()
+        self._accounting = threading.Lock()
 
     def adopt_thread(self) -> None:
         """Call the current thread the training thread."""
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
+
+    # --- on the threads that train
 
     @property
-    def open_phase(self) -> OpenPhase | None:
-        """Innermost open phase of the training thread; safe to ask from any thread."""
-        stack = self._stack
+    def open_phase(self) -> str:
+        """Innermost open phase of the training thread, or nothing; safe to ask from any thread."""
         try:
-            top = stack[-1]
+            return self._stack[-1][0]
         except IndexError:
-            return None
-        return OpenPhase(top.phase, top.detail, top.start_ns, top.children_ns)
-
-    def seconds_until(self, now: int) -> dict[str, float]:
-        """Exclusive seconds by phase until ``now``, with those of all open phases; from any thread.
-
-        Of a phase that ends meanwhile the time counts once, not twice or never: a total that falls from one
-        scrape to the next would be a restart to Prometheus.
-        """
-        for _ in range(CONSISTENT_WITHIN):
-            version = self._version
-            seconds, inner = self.seconds.copy(), now
-            for opened in reversed(self._stack.copy()):
-                seconds[opened.phase] += max(0, inner - opened.start_ns - opened.children_ns) * 1e-9
-                inner = min(inner, opened.start_ns)
-            if version == self._version and version % 2 == 0:
-                break
-            time.sleep(0)
-        return seconds
+            return ""
 
     def begin(self, phase: str, detail: str = "") -> OpenInterval:
         """Begin a phase; pass what this returns to :meth:`end`."""
         stack = self._stack
-        parent = stack[-1].number if stack else -1
-        if threading.get_ident() != self._thread:
-            return OpenInterval(phase, detail, next(self._numbers), parent, False)
-        opened = OpenInterval(phase, detail, next(self._numbers), parent, True)
-        stack.append(opened)
-        return opened
+        try:
+            parent = stack[-1]
+        except IndexError:
+            parent = None
+        if get_ident() == self._thread:
+            opened = (phase, detail, perf_counter_ns(), parent, True)
+            stack.append(opened)
+            return opened
+        return (phase, detail, perf_counter_ns(), parent, False)
 
     def end(self, opened: OpenInterval, failed: bool = False) -> None:
         """End a phase. Phases inside it that are still open (left by an exception) end with it."""
         now = perf_counter_ns()
-        if not opened.on_training_thread:
-            self._close(opened, now, failed)
-            return
-        stack = self._stack
-        if not stack or (stack[-1] is not opened and opened not in stack):
-            return
-        self._version += 1
-        while (top := stack.pop()) is not opened:
-            self._close(top, now, True)
-        self._close(opened, now, failed)
-        self._version += 1
+        ended = self._ended
+        if opened[4]:
+            stack = self._stack
+            if not stack or stack[-1] is not opened:
+                if not any(other is opened for other in stack):
+                    return
+                while stack[-1] is not opened:
+                    self._leave(stack, now)
+            # In this order: whoever copies first the stack and then what has ended misses nothing.
+            ended.append((opened, now, failed))
+            stack.pop()
+        else:
+            ended.append((opened, now, failed))
+        if len(ended) > MAX_PHASES:
+            self._account()
 
-    def _close(self, opened: OpenInterval, now: int, failed: bool) -> None:
-        start, phase = opened.start_ns, opened.phase
-        duration = now - start
-        exclusive = duration - opened.children_ns
-        if opened.on_training_thread:
-            if self._stack:
-                self._stack[-1].children_ns += duration
-            self.seconds[phase] += exclusive * 1e-9
-        self.counts[phase] += 1
-        if phase == "reward_function":
-            totals, detail = self.function_seconds, opened.detail
-            totals[detail] = totals.get(detail, 0.0) + duration * 1e-9
-        if len(self._finished) < MAX_PHASES:
-            self._finished.append(
-                (opened.number, opened.parent, phase, opened.detail, start, now, exclusive, failed)
-            )
+    def _leave(self, stack: list[OpenInterval], now: int) -> None:
+        self._ended.append((stack[-1], now, True))
+        stack.pop()
 
-    def take_step(self) -> list[RawInterval]:
-        """The phases that have ended since the last call, in the order of their ends; start afresh.
+    def end_step(self) -> int:
+        """A step ends; pass what this returns to :meth:`take_step`.
 
-        A phase that is still open (another thread's) belongs to the step in which it ends.
+        A phase that is still open belongs to the step in which it ends.
         """
-        finished, self._finished = self._finished, []
-        return finished
+        self._steps += 1
+        self._ended.append((self._steps, not self._stack))
+        return self._steps
+
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        """Count time that was measured elsewhere; on the training thread alone."""
+        self._accounts.seconds[phase] += seconds
+
+    # --- elsewhere
+
+    def take_step(self, number: int) -> list[Interval]:
+        """The phases that ended in a step, in the order of their ends; those of steps before are forgotten."""
+        with self._accounting:
+            self._accounts.add(self._ended)
+            steps = self._accounts.steps
+            while steps and steps[0][0] < number:
+                steps.popleft()
+            return steps.popleft()[1] if steps and steps[0][0] == number else []
+
+    def totals(self, now: int) -> PhaseTotals:
+        """Totals until ``now``, with the time of the phases that are open; from any thread.
+
+        Of a phase that ends meanwhile the time counts once, not twice or never: a total that falls from one
+        scrape to the next would be a restart to Prometheus.
+        """
+        with self._accounting:
+            stack = self._stack.copy()
+            ended = self._accounts.add(self._ended)
+            still_open = [opened for opened in stack if id(opened) not in ended]
+            return self._accounts.totals(still_open, now)
+
+    def _account(self) -> None:
+        """Don't let what has ended pile up in one long step; but never wait for a scrape."""
+        if self._accounting.acquire(blocking=False):
+            try:
+                self._accounts.add(self._ended)
+            finally:
+                self._accounting.release()
 
 
-def nest(finished: Iterable[RawInterval]) -> list[PhaseInterval]:
+class _Accounts:
+    """What ended phases add up to. One thread at a time."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {phase.name: 0.0 for phase in PHASES}
+        self.steps: deque[tuple[int, list[Interval]]] = deque()
+        self._counts: dict[str, int] = {phase.name: 0 for phase in PHASES}
+        self._function_seconds: dict[str, float] = {}
+        self._step: list[Interval] = []
+        self._unclaimed: list[tuple[int, int]] = []
+        """Start and duration of the training thread's phases whose enclosing phase, if any, has not ended."""
+
+    def add(self, ended: deque[_Ended | _StepEnd]) -> set[int]:
+        """Take what has ended; returns the identities of the phases taken."""
+        taken: set[int] = set()
+        while ended:
+            item = ended.popleft()
+            if len(item) == 2:
+                number, nothing_open = item
+                self.steps.append((number, self._step))
+                self._step = []
+                if nothing_open:
+                    self._unclaimed.clear()
+            else:
+                taken.add(id(item[0]))
+                self._add(*item)
+        return taken
+
+    def _add(self, opened: OpenInterval, end: int, failed: bool) -> None:
+        phase, detail, start, _, on_training_thread = opened
+        duration = exclusive = end - start
+        if on_training_thread:
+            exclusive -= self._claim(start)
+            self._unclaimed.append((start, duration))
+            self.seconds[phase] += exclusive * 1e-9
+        self._counts[phase] += 1
+        if phase == "reward_function":
+            totals = self._function_seconds
+            totals[detail] = totals.get(detail, 0.0) + duration * 1e-9
+        if len(self._step) < MAX_PHASES:
+            self._step.append(Interval(opened, end, failed, exclusive))
+
+    def _claim(self, start: int) -> int:
+        """Time of the phases that began at ``start`` or later: phases end before the one around them."""
+        unclaimed, claimed = self._unclaimed, 0
+        while unclaimed and unclaimed[-1][0] >= start:
+            claimed += unclaimed.pop()[1]
+        return claimed
+
+    def totals(self, still_open: list[OpenInterval], now: int) -> PhaseTotals:
+        """With the phases of the training thread that are open, from the outermost to the innermost."""
+        seconds, inner = self.seconds.copy(), now
+        unclaimed = self._unclaimed.copy()
+        for phase, _, start, _, _ in reversed(still_open):
+            within = 0
+            while unclaimed and unclaimed[-1][0] >= start:
+                begun, duration = unclaimed.pop()
+                within += duration if begun < inner else 0
+            seconds[phase] += max(0, inner - start - within) * 1e-9
+            inner = min(inner, start)
+        return PhaseTotals(seconds, self._counts.copy(), self._function_seconds.copy())
+
+
+def nest(intervals: Iterable[Interval]) -> list[PhaseInterval]:
     """Phases in the order of their beginnings, parents before children, parents by position.
 
     What an absent phase contained (one that is still open, or was beyond the cap) hangs under the step
@@ -156,7 +229,17 @@ def nest(finished: Iterable[RawInterval]) -> list[PhaseInterval]:
     """
     position: dict[int, int] = {}
     nested: list[PhaseInterval] = []
-    for number, parent, phase, detail, start, end, exclusive, failed in sorted(finished):
-        position[number] = len(nested)
-        nested.append(PhaseInterval(phase, detail, start, end, position.get(parent, -1), exclusive, failed))
+    for interval in sorted(intervals, key=_by_beginning):
+        phase, detail, start, parent, _ = interval.opened
+        position[id(interval.opened)] = len(nested)
+        inside = position.get(id(parent), -1) if parent is not None else -1
+        nested.append(
+            PhaseInterval(
+                phase, detail, start, interval.end_ns, inside, interval.exclusive_ns, interval.failed
+            )
+        )
     return nested
+
+
+def _by_beginning(interval: Interval) -> tuple[int, int]:
+    return interval.opened[2], -interval.end_ns

@@ -28,6 +28,8 @@ _OPENED: Final = "_rlhf_otel_opened"
 
 _recorder: PhaseRecorder | None = None
 _reward_functions: frozenset[str] = frozenset()
+_named: dict[str, tuple[str, str] | None] = {}
+"""What :func:`phase_of` said, by name; a run has few."""
 _original: tuple[Any, Any] | None = None
 
 
@@ -35,6 +37,7 @@ def activate(recorder: PhaseRecorder | None, reward_functions: frozenset[str] = 
     """Send phases to ``recorder`` from now on; ``None`` stops that."""
     global _recorder, _reward_functions
     _recorder, _reward_functions = recorder, reward_functions
+    _named.clear()
 
 
 def phase_of(context_name: str) -> tuple[str, str] | None:
@@ -47,12 +50,12 @@ def phase_of(context_name: str) -> tuple[str, str] | None:
     return PHASE_OF_CONTEXT.get(name, "other"), name
 
 
-def _begin(context: Any) -> None:
-    recorder = _recorder
-    if recorder is None:
-        return
+def _begin(context: Any, recorder: PhaseRecorder) -> None:
     try:
-        named = phase_of(context.name)
+        name = context.name
+        if name not in _named:
+            _named[name] = phase_of(name)
+        named = _named[name]
         if named is not None:
             setattr(context, _OPENED, (recorder, recorder.begin(*named)))
     except Exception as error:  # noqa: BLE001 - faults logs it
@@ -82,7 +85,8 @@ def install() -> bool:
     enter, leave = patched.__enter__, patched.__exit__
 
     def __enter__(self: Any) -> Any:
-        _begin(self)
+        if _recorder is not None:
+            _begin(self, _recorder)
         return enter(self)
 
     def __exit__(self: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:

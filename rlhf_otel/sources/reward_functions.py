@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from rlhf_otel import faults
+from rlhf_otel.sources.trl_logs import as_number
 
 
 class RewardFunctionCounts:
@@ -28,13 +29,15 @@ class RewardFunctionCounts:
         fresh, self._fresh = self._fresh, {}
         return fresh
 
-    def count(self, name: str, rewards: Iterable[Any]) -> None:
+    def count(self, name: str, rewards: Sequence[Any]) -> None:
         """Look at what a function returned for a batch of completions."""
+        if _all_finite(rewards):
+            return
         none = nonfinite = 0
         for reward in rewards:
             if reward is None:
                 none += 1
-            elif reward - reward != 0:  # NaN and infinity
+            elif (number := as_number(reward)) is not None and number - number != 0:  # NaN and infinity
                 nonfinite += 1
         if none:
             self.none[name] += none
@@ -88,3 +91,12 @@ class RewardFunctionCounts:
             return rewards
 
         return observed
+
+
+def _all_finite(rewards: Sequence[Any]) -> bool:
+    """Whether these are finite numbers, found out fast: nearly always they are."""
+    try:
+        total = sum(rewards)
+    except (TypeError, RuntimeError):  # None, or tensors of several devices
+        return False
+    return type(total) in (float, int) and total - total == 0

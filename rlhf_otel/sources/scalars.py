@@ -1,6 +1,7 @@
 """Scalars that live on a device, read without ever waiting for it.
 
-On the CPU a scalar is read at once. On CUDA it is copied to pinned memory behind the work already queued, and
+On the CPU the scalar itself is kept and read on the background thread: reading gives the interpreter up, and
+getting it back may take milliseconds. On CUDA it is copied to pinned memory behind the work already queued, and
 read when that copy has finished, at the latest one step later: the trainer itself waits for the device in
 between.
 """
@@ -14,7 +15,8 @@ class Reading(NamedTuple):
     """A scalar of a step. ``lag`` is the number of steps that passed until it could be read."""
 
     name: str
-    value: float
+    value: Any
+    """A number, or a tensor with one element on the CPU that nobody changes."""
     lag: int
 
 
@@ -38,7 +40,9 @@ class ScalarReader:
         device = getattr(value, "device", None)
         kind = getattr(device, "type", "cpu")
         if kind == "cpu":
-            self._ready.append(Reading(name, float(value), 0))
+            # Not the graph behind it.
+            kept = value.detach() if getattr(value, "requires_grad", False) else value
+            self._ready.append(Reading(name, kept, 0))
         elif kind == "cuda":
             self._copy(name, value)
 

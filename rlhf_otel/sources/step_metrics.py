@@ -10,20 +10,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 Appended = tuple[str, list[Any], int, int]
-"""Key, the trainer's list, and the range of it that a step appended. The list only grows, so that it can be
-read later."""
+"""Key, the trainer's list, and the range of it that a step appended."""
+Held = tuple[list[str], list[Any], list[int]]
+"""The trainer's keys, their lists, and the lengths of these at the end of a step: as lists only grow, this says
+later what was in them then."""
 
 _HOLDERS: Final = ("_metrics", "_stored_metrics")
 """Attributes that hold lists under "train": most trainers, and CPO, ORPO, BCO."""
 
 
 class StepMetrics:
-    """Notes what was appended since the step before."""
+    """Notes what is in the lists at the end of each step, on the training thread; :meth:`appended` works out
+    later, on another, what a step appended."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self._holder = next((name for name in _HOLDERS if isinstance(getattr(trainer, name, None), dict)), "")
         self._seen: dict[str, tuple[list[Any], int]] = {}
+        self._rewards: tuple[Any, int] = (None, 0)
 
     @property
     def available(self) -> bool:
@@ -35,18 +39,29 @@ class StepMetrics:
         """The keys that have been seen in lists."""
         return self._seen
 
-    def take(self) -> list[Appended]:
-        """What this step appended; keys without a new value are absent."""
+    def take(self) -> Held:
+        """What the lists hold now. A step costs three calls here, however many keys there are."""
+        held = self._lists()
+        lists = list(held.values())
+        return list(held), lists, list(map(len, lists))
+
+    def generated(self) -> bool:
+        """Whether rewards were appended since the last call."""
+        rewards = self._lists().get("reward")
+        known, seen = self._rewards
+        count = len(rewards) if rewards is not None else 0
+        self._rewards = (rewards, count)
+        return count > (seen if known is rewards else 0)
+
+    def appended(self, held: Held) -> list[Appended]:
+        """What a step appended, given the steps in their order; keys without a new value are absent."""
         seen, appended = self._seen, []
-        for key, values in self._lists().items():
+        for key, values, stop in zip(*held, strict=True):
             if not isinstance(values, list):
                 continue
-            stop = len(values)
             known = seen.get(key)
-            if known is None or known[0] is not values:  # TRL made a new list: it has logged and cleared
-                start = 0
-            else:
-                start = known[1]
+            # TRL made a new list: it has logged and cleared.
+            start = 0 if known is None or known[0] is not values else known[1]
             if stop > start:
                 appended.append((key, values, start, stop))
                 seen[key] = (values, stop)

@@ -118,8 +118,7 @@ class TrainerSeams:
 
     def _log_probability_phase(self, model: Any) -> str:
         """One method serves three purposes; tell them apart by where it is called and by the model."""
-        opened = self._recorder.open_phase
-        if opened is not None and opened.phase == "loss":
+        if self._recorder.open_phase == "loss":
             return "forward"
         if model is getattr(self._trainer, "ref_model", None) or _adapter_is_off(model):
             return "reference_logprobs"
