@@ -80,14 +80,14 @@ class PhaseRecorder:
     def begin(self, phase: str, detail: str = "") -> OpenInterval:
         """Begin a phase; pass what this returns to :meth:`end`."""
         stack = self._stack
+        if get_ident() == self._thread:
+            opened = (phase, detail, perf_counter_ns(), stack[-1] if stack else None, True)
+            stack.append(opened)
+            return opened
         try:
             parent = stack[-1]
         except IndexError:
             parent = None
-        if get_ident() == self._thread:
-            opened = (phase, detail, perf_counter_ns(), parent, True)
-            stack.append(opened)
-            return opened
         return (phase, detail, perf_counter_ns(), parent, False)
 
     def end(self, opened: OpenInterval, failed: bool = False) -> None:

@@ -48,6 +48,9 @@ class RewardFunctionCounts:
     def observe(self, name: str, rewards: Any) -> None:
         """As :meth:`count`, never raising. What lies on a device, or can be read only once, is left alone."""
         try:
+            if type(rewards) is list:
+                self.count(name, rewards)
+                return
             on_cpu = getattr(getattr(rewards, "device", None), "type", "cpu") == "cpu"
             if on_cpu and hasattr(rewards, "tolist"):
                 rewards = rewards.tolist()
