@@ -16,7 +16,7 @@ from typing import Any, Final
 from rlhf_otel import faults
 from rlhf_otel.background import Background
 from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS, MAX_TRAINER_METRICS, STEP_DURATION_BUCKETS
-from rlhf_otel.catalogue.rules import RULE_BY_NAME
+from rlhf_otel.catalogue.rules import RULE_BY_NAME, RULES
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.detection.baselines import Baselines
@@ -36,6 +36,7 @@ from rlhf_otel.records import (
     TelemetryCounts,
 )
 from rlhf_otel.settings import Settings
+from rlhf_otel.sources import trl_keys
 
 SLOW_ZSCORE: Final = 6.0
 """Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
@@ -54,7 +55,8 @@ class Pipeline:
     def __init__(self, identity: RunIdentity, settings: Settings, journal_directory: Path | None) -> None:
         self.identity = identity
         self._settings = settings
-        self._baselines, self._detector = _judges(identity.rank)
+        measurable = trl_keys.measurable(identity.algorithm)
+        self._baselines, self._detector = _judges(identity.rank, measurable)
         self._background = Background()
         self._journal = JournalWriter(journal_directory) if journal_directory is not None else None
         self._policy = KeepPolicy(one_in=settings.trace_one_in)
@@ -62,7 +64,8 @@ class Pipeline:
         self._dropped = {"reward_function": 0, "key": 0}
         self._reward_functions: dict[str, tuple[float, float]] = {}
         self._unmapped: dict[str, float] = {}
-        self._nonfinite = {signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite}
+        watched = (signal.name for signal in SIGNALS if signal.watch_nonfinite)
+        self._nonfinite = {name: 0 for name in watched if name in measurable}
         self._values: dict[str, float | None] = {}
         self._histograms = {
             StepKind.GENERATE.value: HistogramState((0,) * (len(STEP_DURATION_BUCKETS) + 1), 0.0)
@@ -303,11 +306,11 @@ class Pipeline:
             self._exemplars[kept.kind.value] = exemplar
 
 
-def _judges(rank: int) -> tuple[Baselines, Detector]:
-    """Rank 0 judges everything. The others, which lack its signals, judge their own step time (what is worth a
-    trace) and what is not finite, which may be on one rank alone."""
+def _judges(rank: int, measurable: frozenset[str]) -> tuple[Baselines, Detector]:
+    """Rank 0 judges all that its algorithm can measure. The others, which lack its signals, judge their own step
+    time (what is worth a trace) and what is not finite, which may be on one rank alone."""
     if rank == 0:
-        return Baselines(), Detector()
+        return Baselines(), Detector([rule for rule in RULES if rule.needs <= measurable])
     return Baselines((SIGNAL_BY_NAME["step_duration"],)), Detector((RULE_BY_NAME["NonFinite"],))
 
 

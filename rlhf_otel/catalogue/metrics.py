@@ -101,14 +101,14 @@ REWARD: Final = (
 
 DETECTION: Final = (
     Metric("rlhf_signal_nonfinite_total", _C, "NaN or infinite values of a signal in this process, seen where they arise.", ("signal", "rank"), group="detection"),
-    Metric("rlhf_signal_average", _G, "Fast exponential average of a signal (about the last 10 steps).", ("signal",), group="detection"),
+    Metric("rlhf_signal_average", _G, "Fast exponential average of a signal (about the last 10 steps). This and other statistics are exposed where a rule compares them.", ("signal",), group="detection"),
     Metric("rlhf_signal_zscore", _G, "Robust distance of the last value from the signal's baseline, in units of its usual deviation.", ("signal",), group="detection"),
     Metric("rlhf_signal_baseline", _G, "Slow average of a signal, which anomalies do not enter.", ("signal",), group="detection"),
     Metric("rlhf_signal_baseline_ratio", _G, "Fast average over baseline.", ("signal",), "ratio", "detection"),
     Metric("rlhf_signal_shift", _G, "Distance of the fast average from the baseline, in units of the usual deviation.", ("signal",), group="detection"),
     Metric("rlhf_signal_reference_ratio", _G, "Fast average over the mean of the warm-up.", ("signal",), "ratio", "detection"),
     Metric("rlhf_signal_cusum", _G, "Accumulated deviation of a signal from its own trend, in units of its noise; negative for downwards.", ("signal",), group="detection"),
-    Metric("rlhf_anomaly_active", _G, "1 while a rule is in breach in process, latched after it; else 0.", ("rule", "severity"), group="detection"),
+    Metric("rlhf_anomaly_active", _G, "1 while a rule is in breach in process, latched after it; else 0. Absent until the rule has fired once.", ("rule", "severity"), group="detection"),
     Metric("rlhf_anomaly_total", _C, "Anomalies that a rule has raised in this process.", ("rule", "severity"), group="detection"),
     Metric("rlhf_anomaly_first_step", _G, "Step at which a rule's latest anomaly began.", ("rule",), group="detection"),
     Metric("rlhf_anomaly_last_step", _G, "Last step in breach of a rule.", ("rule",), group="detection"),
@@ -118,7 +118,7 @@ DETECTION: Final = (
 )
 
 OTHER: Final = (
-    Metric("rlhf_evaluation_signal", _G, "Last value of a signal in evaluation; never part of a training baseline.", ("signal",), group="evaluation"),
+    Metric("rlhf_evaluation_signal", _G, "Last value of a signal that has a baseline in evaluation; never part of that baseline.", ("signal",), group="evaluation"),
     Metric("rlhf_trainer_metric", _G, "A number that the trainer logs under a key which the catalogue does not know.", ("key",), group="trainer"),
     Metric("rlhf_dropped_series_total", _C, "Series left out because a label reached its cap.", ("label",), group="trainer"),
 )

@@ -126,6 +126,11 @@ class Rule:
         first = self.conditions[0]
         return first.signals[0] if isinstance(first, NonFinite) else first.signal
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The signals without which the rule cannot fire: those that it compares."""
+        return frozenset(c.signal for c in self.conditions if isinstance(c, Comparison))
+
 
 _EVENT, _LEVEL, _OUTSIDE = RuleClass.EVENT, RuleClass.LEVEL, RuleClass.OUTSIDE
 _CRITICAL, _WARNING, _INFO = Severity.CRITICAL, Severity.WARNING, Severity.INFO

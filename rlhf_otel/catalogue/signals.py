@@ -203,7 +203,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         baseline=True,
     ),
     Signal("preference_margin", "rlhf_preference_margin_mean", "1", "Reward of the chosen completion less that of the rejected one, mean over pairs.", baseline=True, resolution=0.01, relative_resolution=0.2),
-    Signal("preference_probability", "rlhf_preference_probability_mean", "ratio", "Nash-MD: mean probability that the judge prefers the policy's completion."),
+    Signal("preference_probability", "rlhf_preference_probability_mean", "1", "Nash-MD: mean probability that the judge prefers the policy's completion."),
     Signal("chosen_logprob", "rlhf_chosen_logprob_nats", "nats", "Log-probability of a chosen completion under the policy, mean over completions (a sum over its tokens; IPO, SimPO: a mean).", baseline=True, resolution=0.2, relative_resolution=0.05),
     Signal("rejected_logprob", "rlhf_rejected_logprob_nats", "nats", "Log-probability of a rejected completion under the policy, mean over completions.", baseline=True, resolution=0.2, relative_resolution=0.05),
     Signal("chosen_logprob_per_token", "rlhf_chosen_logprob_per_token_nats", "nats", "ORPO: log-probability of a token of a chosen completion, mean.", baseline=True, resolution=0.02),

@@ -22,7 +22,8 @@ from prometheus_client.samples import Exemplar
 
 from rlhf_otel import __version__, faults
 from rlhf_otel.catalogue.metrics import METRICS, STEP_DURATION_BUCKETS, Metric, MetricType
-from rlhf_otel.catalogue.signals import SIGNALS
+from rlhf_otel.catalogue.rules import RULES, Comparison, Statistic
+from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import PHASES
 from rlhf_otel.records import HistogramState, RunView
 
@@ -70,14 +71,14 @@ def _family(metric: Metric, views: Sequence[RunView]) -> Family:
     for view in views:
         if view.identity.rank != 0 and (metric.rank_0_alone or not per_rank):
             continue
-        head, tail = [view.identity.run_id], [str(view.identity.rank)] if per_rank else []
+        head, tail = [_encodable(view.identity.run_id)], [str(view.identity.rank)] if per_rank else []
         for sample in samples(view):
             _ADD[metric.type](family, [*head, *map(_encodable, sample.labels), *tail], sample)
     return family
 
 
 def _encodable(label: str) -> str:
-    """Half of a surrogate pair, in a log key or a function's name, would cost the whole scrape."""
+    """Half of a surrogate pair, in a log key, a function's name or a path, cannot be encoded."""
     return label if label.isascii() else label.encode("utf-8", "backslashreplace").decode()
 
 
@@ -101,13 +102,16 @@ _EMPTY: Final[dict[MetricType, Callable[[Metric], Family]]] = {
 }
 
 
+# What prometheus_client cannot encode would cost the whole scrape; float() and _encodable() find it here.
+
+
 def _add_value(family: Any, labels: list[str], sample: Sample) -> None:
-    family.add_metric(labels, sample.value)
+    family.add_metric(labels, float(sample.value))
 
 
 def _add_counter(family: Any, labels: list[str], sample: Sample) -> None:
     exemplar = sample.exemplar and Exemplar({"trace_id": sample.exemplar[0]}, *sample.exemplar[1:])
-    family.add_metric(labels, sample.value, exemplar=exemplar or None)
+    family.add_metric(labels, float(sample.value), exemplar=exemplar or None)
 
 
 def _add_histogram(family: Any, labels: list[str], sample: Sample) -> None:
@@ -120,11 +124,11 @@ def _add_histogram(family: Any, labels: list[str], sample: Sample) -> None:
         pending = None if here else pending
         exemplar = Exemplar({"trace_id": here[1]}, here[0], here[2]) if here else None
         buckets.append(("+Inf" if bound == float("inf") else repr(bound), cumulative, exemplar))
-    family.add_metric(labels, buckets, sum_value=state.total)
+    family.add_metric(labels, buckets, sum_value=float(state.total))
 
 
 def _add_info(family: Any, labels: list[str], sample: Sample) -> None:
-    family.add_metric(labels[:1], sample.value)
+    family.add_metric(labels[:1], {key: _encodable(value) for key, value in sample.value.items()})
 
 
 _ADD: Final[dict[MetricType, Callable[[Any, list[str], Sample], None]]] = {
@@ -212,23 +216,42 @@ for _signal in SIGNALS:
     _scalar(_signal.metric, _signal_value(_signal.name))
 
 
-def _statistic(metric: str, field: str) -> None:
+_COMPARED: Final = frozenset(
+    (condition.signal, condition.statistic)
+    for rule in RULES
+    for condition in rule.conditions
+    if isinstance(condition, Comparison)
+)
+
+
+def _shown(signal: str, which: Statistic) -> bool:
+    """All statistics of all signals would be a third of the series that a run may have."""
+    return which is Statistic.BASELINE or (signal, which) in _COMPARED
+
+
+def _statistic(which: Statistic, field: str) -> None:
     def read(view: RunView) -> dict[str, float]:
-        found = {signal: getattr(stats, field) for signal, stats in view.snapshot.statistics.items()}
+        known = view.snapshot.statistics.items()
+        found = {signal: getattr(stats, field) for signal, stats in known if _shown(signal, which)}
         return {signal: value for signal, value in found.items() if value is not None}
 
-    _by_label(metric, read)
+    _by_label(f"rlhf_signal_{which}", read)
 
 
-_statistic("rlhf_signal_average", "average")
-_statistic("rlhf_signal_baseline", "baseline")
-_statistic("rlhf_signal_zscore", "zscore")
-_statistic("rlhf_signal_baseline_ratio", "ratio")
-_statistic("rlhf_signal_shift", "shift")
-_statistic("rlhf_signal_reference_ratio", "reference_ratio")
-_statistic("rlhf_signal_cusum", "cusum")
+def _evaluation(view: RunView) -> dict[str, float]:
+    values = view.snapshot.evaluation
+    return {signal: value for signal, value in values.items() if SIGNAL_BY_NAME[signal].baseline}
+
+
+_statistic(Statistic.AVERAGE, "average")
+_statistic(Statistic.BASELINE, "baseline")
+_statistic(Statistic.ZSCORE, "zscore")
+_statistic(Statistic.RATIO, "ratio")
+_statistic(Statistic.SHIFT, "shift")
+_statistic(Statistic.REFERENCE_RATIO, "reference_ratio")
+_statistic(Statistic.CUSUM, "cusum")
 _by_label("rlhf_signal_nonfinite_total", lambda v: v.snapshot.nonfinite)
-_by_label("rlhf_evaluation_signal", lambda v: v.snapshot.evaluation)
+_by_label("rlhf_evaluation_signal", _evaluation)
 _by_label("rlhf_trainer_metric", lambda v: v.snapshot.unmapped)
 _by_label("rlhf_dropped_series_total", lambda v: v.snapshot.dropped)
 
@@ -286,7 +309,8 @@ _by_rule("rlhf_anomaly_last_step", _fired(lambda verdict: verdict.last_step))
 
 @_samples("rlhf_anomaly_active")
 def _anomaly_active(view: RunView) -> Samples:
-    return (Sample((v.rule.name, v.rule.severity), int(v.active)) for v in view.snapshot.verdicts)
+    verdicts = view.snapshot.verdicts
+    return (Sample((v.rule.name, v.rule.severity), int(v.active)) for v in verdicts if v.total)
 
 
 @_samples("rlhf_anomaly_total")

@@ -317,7 +317,7 @@ def test_phases_nest_evaluation_stays_apart_and_checkpoints_count(tmp_path: Path
 
     last = scraping.scrapes[12]
     assert all(found("rlhf_reward_mean") < 10 for found in scraping.scrapes.values())
-    assert last("rlhf_signal_average", signal="reward") < 10
+    assert last("rlhf_signal_average", signal="entropy") < 10
     assert last("rlhf_evaluation_signal", signal="reward") > 500
     assert last("rlhf_evaluations_total") == 2
     assert last("rlhf_checkpoints_total") == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.sources.trl_keys.asynchronous import ASYNC_DISTILLATION, ASYNC_GRPO
 from rlhf_otel.sources.trl_keys.common import COMMON
 from rlhf_otel.sources.trl_keys.distillation import DISTILLATION, MINILLM, OFF_POLICY, SELF_DISTILLATION
@@ -72,3 +73,14 @@ _UNKNOWN: Final = UNKNOWN._replace(keys={**COMMON, **UNKNOWN.keys})
 def family_of(algorithm: str) -> Family:
     """The family of an algorithm (``RunIdentity.algorithm``), its keys with the shared ones."""
     return _BY_ALGORITHM.get(algorithm, _UNKNOWN)
+
+
+def measurable(algorithm: str) -> frozenset[str]:
+    """Signals that a run of ``algorithm`` can have: those that it logs, and those that no trainer logs (hooked,
+    derived, of the system)."""
+    known = _BY_ALGORITHM.get(algorithm)
+    signals = frozenset(signal.name for signal in SIGNALS)
+    if known is None:
+        return signals
+    logged = {name for family in FAMILIES for name in family.keys.values()} - set(COMMON.values())
+    return signals - (logged - set(known.keys.values()))

@@ -1,0 +1,317 @@
+"""What a scrape shows: the families and their labels for ever, how many series, and two formats that parse.
+
+After a change of names, types, units or labels that is meant: ``python tests/exporters/test_exposition.py``
+writes the golden file anew. What disappears from it breaks somebody's board.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from views import complete_view, grpo_view
+
+from rlhf_otel import faults
+from rlhf_otel.catalogue.metrics import METRIC_BY_NAME, METRICS, MetricType
+from rlhf_otel.catalogue.signals import SIGNALS
+from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.exporters import exposition
+from rlhf_otel.exporters.exposition import RunsCollector
+from rlhf_otel.pipeline import Pipeline
+from rlhf_otel.records import RunIdentity, RunView, Snapshot, StepRecord
+from rlhf_otel.settings import Settings
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
+VIEW = complete_view()
+SUFFIX = {MetricType.COUNTER: "_total", MetricType.INFO: "_info"}
+
+
+def registry(*views: RunView) -> CollectorRegistry:
+    found = CollectorRegistry()
+    found.register(RunsCollector(lambda: views))
+    return found
+
+
+def as_text(*views: RunView) -> str:
+    return generate_latest(registry(*views)).decode()
+
+
+def as_openmetrics(*views: RunView) -> str:
+    return openmetrics.generate_latest(registry(*views)).decode()
+
+
+def series(view: RunView) -> int:
+    return sum(not line.startswith("#") for line in as_text(view).splitlines())
+
+
+def families(view: RunView) -> dict[str, Family]:
+    return {family.name: family for family in parse_openmetrics(as_openmetrics(view))}
+
+
+def golden() -> str:
+    """A line for each family as it is exposed: name, type, unit, labels."""
+    lines = []
+    for name, family in families(VIEW).items():
+        metric = METRIC_BY_NAME[name + SUFFIX.get(MetricType(family.type), "")]
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        lines.append(f"{metric.name} {family.type} {metric.unit} {','.join(labels)}\n")
+    return "".join(sorted(lines))
+
+
+# What there is
+
+
+def test_no_family_changes_unnoticed() -> None:
+    was, now = GOLDEN.read_text(encoding="utf-8").splitlines(), golden().splitlines()
+    gone, new = sorted(set(was) - set(now)), sorted(set(now) - set(was))
+    assert was == now, (
+        f"gone: {gone}; new: {new}. If it is meant: python tests/exporters/{Path(__file__).name}"
+    )
+
+
+def test_every_family_of_the_catalogue_can_be_exposed() -> None:
+    assert [line.split()[0] for line in golden().splitlines()] == sorted(METRIC_BY_NAME)
+
+
+def test_a_family_has_the_type_help_and_labels_of_the_catalogue() -> None:
+    exposed = families(VIEW)
+    for metric in METRICS:
+        family = exposed[metric.name.removesuffix(SUFFIX.get(metric.type, ""))]
+        assert family.type == metric.type
+        assert family.documentation == metric.help
+        for sample in family.samples:
+            assert sample.labels.keys() - {"le"} == {"run_id", *metric.labels}, metric.name
+
+
+# How many series
+
+
+def test_rank_0_of_a_grpo_run_stays_within_its_budget() -> None:
+    assert series(grpo_view(functions=10)) <= 400
+
+
+def test_another_rank_stays_within_its_budget() -> None:
+    assert series(grpo_view(rank=1, functions=10)) <= 120
+
+
+def test_another_rank_shows_only_what_differs_between_ranks() -> None:
+    view = grpo_view(rank=3)
+    of_the_run = {signal.metric for signal in SIGNALS} | {
+        "rlhf_step",
+        "rlhf_tokens_total",
+        "rlhf_anomaly_total",
+    }
+    names = {sample.name for family in parse_text(as_text(view)) for sample in family.samples}
+    assert not names & of_the_run
+    labels = [sample.labels for family in parse_text(as_text(view)) for sample in family.samples]
+    assert labels
+    assert all(found["rank"] == "3" for found in labels)
+
+
+def test_rules_about_what_an_algorithm_cannot_measure_have_no_series() -> None:
+    def shown(algorithm: str) -> set[str]:
+        pipeline = Pipeline(RunIdentity("r", algorithm=algorithm), Settings(journal="off"), None)
+        return {verdict.rule.name for verdict in pipeline.snapshot.verdicts}
+
+    assert "ValueDivergence" in shown("ppo") - shown("grpo")
+    assert "EntropyCollapse" in shown("grpo") - shown("dpo")
+    assert shown("") >= shown("ppo") | shown("grpo")
+
+
+def test_no_series_is_there_twice() -> None:
+    for view in (grpo_view(), VIEW):
+        samples = [sample for family in parse_text(as_text(view)) for sample in family.samples]
+        counted = Counter((sample.name, *sorted(sample.labels.items())) for sample in samples)
+        assert not [key for key, count in counted.items() if count > 1]
+
+
+def test_two_runs_share_families() -> None:
+    one = grpo_view()
+    text = as_text(one, one._replace(identity=replace(one.identity, run_id="run-2")))
+    assert text.count("# TYPE rlhf_step gauge") == 1
+    assert {s.labels["run_id"] for f in parse_text(text) for s in f.samples} == {"run-1", "run-2"}
+
+
+# Formats
+
+
+@pytest.mark.parametrize("view", [grpo_view(), grpo_view(rank=1), VIEW], ids=["grpo", "rank 1", "all"])
+def test_both_formats_say_the_same(view: RunView) -> None:
+    def values(found: Iterator[Family]) -> dict[tuple[object, ...], float]:
+        return {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in found
+            for sample in family.samples
+        }
+
+    text = values(parse_text(as_text(view)))
+    assert text == values(parse_openmetrics(as_openmetrics(view)))
+    assert len(text) == series(view)
+
+
+@pytest.mark.servers
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_finds_nothing_to_mend() -> None:
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=as_text(VIEW), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stdout + done.stderr
+
+
+# Labels from outside
+
+HOSTILE = [
+    'say "hello"',
+    "back\\slash \\n",
+    "two\nlines",
+    "größer 比 🦙",
+    "\udcff half a surrogate",
+    "{a='b'} # TYPE x gauge",
+    "",
+    " ",
+    "\x00\x7f\r\t\u2028",
+]
+
+
+def labelled(text: str) -> RunView:
+    """A run whose every text from outside is ``text``."""
+    view = grpo_view()
+    snapshot = view.snapshot._replace(unmapped={text: 1.0}, reward_functions={text: (0.5, 0.1)})
+    identity = replace(
+        view.identity, run_id=text, run_name=text, model=text, team=text, owner=text, cluster=text
+    )
+    return view._replace(identity=identity, snapshot=snapshot, function_seconds={text: 1.0}, trl_version=text)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_any_text_as_a_label_leaves_the_scrape_whole(text: str) -> None:
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    view = labelled(text)
+    for found in (parse_text(as_text(view)), parse_openmetrics(as_openmetrics(view))):
+        samples = {sample.name: sample.labels for family in found for sample in family.samples}
+        assert len(samples) > 100
+        assert samples["rlhf_trainer_metric"].get("key", "") == shown
+        assert samples["rlhf_reward_function_mean"].get("reward_function", "") == shown
+        assert samples["rlhf_run_info"].get("model", "") == shown
+        assert {labels.get("run_id", "") for labels in samples.values()} == {shown}
+    assert not faults.total()
+
+
+@given(st.text(st.characters(), max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_a_label_is_read_back_as_it_was(text: str) -> None:
+    view = RunView(RunIdentity("r"), Snapshot(unmapped={text: 1.0}))
+    expected = text.encode("utf-8", "backslashreplace").decode()
+    for found in (parse_text(as_text(view)), parse_openmetrics(as_openmetrics(view))):
+        (family,) = [family for family in found if family.name == "rlhf_trainer_metric"]
+        assert [sample.labels.get("key", "") for sample in family.samples] == [expected]
+
+
+@given(st.floats())
+@settings(max_examples=50, deadline=None)
+def test_a_value_is_read_back_as_it_was(value: float) -> None:
+    view = RunView(RunIdentity("r"), Snapshot(values={"loss": value}))
+    for found in (parse_text(as_text(view)), parse_openmetrics(as_openmetrics(view))):
+        (family,) = [family for family in found if family.name == "rlhf_loss"]
+        assert family.samples[0].value == value or math.isnan(value)
+        assert math.isnan(family.samples[0].value) == math.isnan(value)
+
+
+# Faults
+
+
+def test_a_family_that_fails_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(view: RunView) -> list[exposition.Sample]:
+        raise RuntimeError("injected")
+
+    whole = exposed_names()
+    for count, metric in enumerate(METRICS, 1):
+        with monkeypatch.context() as patch:
+            patch.setitem(exposition._SAMPLES, metric.name, failing)
+            assert whole - exposed_names() == {metric.name.removesuffix(SUFFIX.get(metric.type, ""))}
+        assert faults.counts()["exposition"] == count
+
+
+def exposed_names() -> set[str]:
+    return {family.name for family in RunsCollector(lambda: [VIEW]).collect()}
+
+
+@pytest.mark.parametrize("value", ["three", object(), [1.0]], ids=["text", "object", "list"])
+def test_what_is_no_number_costs_only_its_family(value: Any) -> None:
+    view = VIEW._replace(
+        snapshot=VIEW.snapshot._replace(values={**VIEW.snapshot.values, "loss": value}, tokens=value)
+    )
+    for text in (as_text(view), as_openmetrics(view)):
+        assert "rlhf_reward_mean{" in text
+        assert "rlhf_loss{" not in text
+        assert "rlhf_tokens_total{" not in text
+
+
+def test_a_fault_is_logged_once_and_counted_at_each_scrape(caplog: pytest.LogCaptureFixture) -> None:
+    view = VIEW._replace(snapshot=VIEW.snapshot._replace(tokens="many"))
+    for _ in range(3):
+        as_text(view)
+    assert faults.counts()["exposition"] == 3
+    said = [record for record in caplog.records if record.name == "rlhf_otel"]
+    assert len(said) == 1
+    assert "rlhf_tokens_total" in said[0].getMessage()
+
+
+# Consistency
+
+
+def test_a_scrape_shows_values_of_a_single_step() -> None:
+    identity = RunIdentity("r", algorithm="grpo")
+    pipeline = Pipeline(identity, Settings(journal="off"), None)
+    stop = threading.Event()
+
+    def train() -> None:
+        step = 0
+        while not stop.is_set():
+            step += 1
+            values = {"loss": float(step), "reward": float(step)}
+            record = StepRecord(step, 0.0, StepKind.GENERATE, 0, 10**9, step * 10**9, values)
+            pipeline.step(record, 10.0, 0.0)
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    shown = CollectorRegistry()
+    shown.register(RunsCollector(lambda: [RunView(identity, pipeline.snapshot)]))
+    seen = set()
+    try:
+        while len(seen) < 20 or max(seen) < 200:
+            text = generate_latest(shown).decode()
+            samples = {s.name: s.value for f in parse_text(text) for s in f.samples}
+            step = samples["rlhf_step"]
+            if step:
+                assert samples["rlhf_loss"] == samples["rlhf_reward_mean"] == step
+                assert samples["rlhf_steps_total"] == samples["rlhf_step_duration_seconds_count"] == step
+                assert samples["rlhf_tokens_total"] == 10 * step
+                assert samples["rlhf_last_progress_timestamp_seconds"] == step
+            seen.add(step)
+    finally:
+        stop.set()
+        thread.join(60)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(golden(), encoding="utf-8")

@@ -1,0 +1,164 @@
+"""Runs as a scrape sees them, built by the real assembler and pipeline from what a trainer would have noted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rlhf_otel.assembly import Assembler, RawStep
+from rlhf_otel.catalogue.rules import RULES
+from rlhf_otel.catalogue.signals import SIGNALS
+from rlhf_otel.catalogue.spans import PHASES, Outcome
+from rlhf_otel.detection.detector import Verdict
+from rlhf_otel.pipeline import Pipeline
+from rlhf_otel.records import HistogramState, RunEnd, RunIdentity, RunView, Snapshot, Statistics
+from rlhf_otel.settings import Settings
+from rlhf_otel.sources.gpu import THROTTLE_REASONS, GpuSample
+from rlhf_otel.sources.groups import Generation
+from rlhf_otel.sources.host import HostSample
+from rlhf_otel.sources.scalars import Reading
+from rlhf_otel.sources.system import SystemSample
+from rlhf_otel.sources.torch_memory import TorchMemorySample
+from rlhf_otel.sources.trl_keys import family_of
+from rlhf_otel.sources.trl_logs import map_logs
+
+NOW_NS = 1_700_000_000_000_000_000
+SECOND_NS = 1_000_000_000
+
+SYSTEM = SystemSample(
+    NOW_NS,
+    (GpuSample("0", 60, 80, 0.9, 70.0, 400.0, 1.9e9, 2.6e9, dict.fromkeys(THROTTLE_REASONS, False), 0, 0),),
+    (TorchMemorySample("0", 50, 60, 55, 0.1, 0, 0),),
+    HostSample(10, 1.0, 8, 30, 50, 100, 0.5),
+)
+"""One GPU with all that NVML tells, torch's allocator on it, and the host."""
+
+SYSTEM_SIGNALS = {
+    "gpu_memory_used": 0.75,
+    "allocation_retries": 0.0,
+    "host_memory_used": 0.5,
+    "host_memory_exhaustion": 9e4,
+}
+
+
+def raw_step(step: int, **changes: Any) -> RawStep:
+    """What the training thread notes of a step of a second that measured nothing; ``changes`` are fields."""
+    nothing = RawStep(
+        step=step,
+        epoch=None,
+        start_ns=step * SECOND_NS,
+        end_ns=(step + 1) * SECOND_NS,
+        time_ns=NOW_NS + step * SECOND_NS,
+        appended=[],
+        logged=None,
+        logged_step=0,
+        readings=[],
+        learning_rate=None,
+        generation=None,
+        nonfinite_rewards={},
+        intervals=[],
+        skipped_steps=0,
+        telemetry_ns=0,
+    )
+    return nothing._replace(**changes)
+
+
+def grpo_step(step: int, functions: list[str], generates: bool = True) -> RawStep:
+    """A step with every key that GRPO knows, on a GPU, with reward functions that vary."""
+    value = 0.5 + 0.01 * (step % 3)
+    logged = dict.fromkeys(family_of("grpo").keys, value)
+    if not generates:
+        logged = {key: logged[key] for key in ("loss", "kl", "entropy")}
+    else:
+        logged |= {f"rewards/{name}/mean": value for name in functions}
+        logged |= {f"rewards/{name}/std": 0.1 for name in functions}
+        logged["num_tokens"] = 1000.0 * step
+    start = step * SECOND_NS
+    return raw_step(
+        step,
+        epoch=step / 100,
+        appended=[(key, [number], 0, 1) for key, number in logged.items()],
+        readings=[Reading("loss", value, 0), Reading("grad_norm", value, 0)],
+        learning_rate=1e-5,
+        generation=Generation([[0.1, 0.2, 0.3, 0.4]] * len(functions), [1.0] * len(functions), 2)
+        if generates
+        else None,
+        intervals=[
+            (number, -1, "reward_function", name, start, start + 1000, 1000, False)
+            for number, name in enumerate(functions if generates else [])
+        ],
+    )
+
+
+def observed_grpo(pipeline: Pipeline, functions: list[str], steps: int = 60) -> None:
+    """Let ``pipeline`` observe a GRPO run that generates at every second step, evaluates and saves."""
+    assembler = Assembler(0.0, 0, "grpo")
+    for step in range(1, steps + 1):
+        record, tokens = assembler.assemble(grpo_step(step, functions, generates=step % 2 == 1))
+        record.values.update(SYSTEM_SIGNALS)
+        if step == steps // 2:
+            evaluation = {f"eval_{key}": 0.4 for key in family_of("grpo").keys}
+            pipeline._evaluated({"step": step, "values": map_logs(evaluation, "grpo").evaluation})
+            pipeline._checkpointed({"step": step, "time": 1.7e9})
+        pipeline.step(record, tokens, 0.001 * step)
+
+
+def grpo_view(rank: int = 0, functions: int = 10) -> RunView:
+    """A GRPO run with everything that one can have present."""
+    names = [f"reward_{number}" for number in range(functions)]
+    identity = RunIdentity(
+        "run-1", rank=rank, world_size=8, algorithm="grpo", model="m", team="t", cluster="c"
+    )
+    pipeline = Pipeline(identity, Settings(metrics_port="off", journal="off"), None)
+    observed_grpo(pipeline, names)
+    zeros = dict.fromkeys(names, 0)
+    return RunView(
+        identity,
+        pipeline.snapshot,
+        "1.16",
+        {phase.name: 1.0 for phase in PHASES},
+        {phase.name: 2 for phase in PHASES},
+        dict.fromkeys(names, 0.5),
+        zeros,
+        zeros,
+        zeros,
+        SYSTEM,
+        pipeline.telemetry(1, 0.01)._replace(dropped={"background": 0, "journal": 0, "traces": 0}),
+    )
+
+
+def complete_view() -> RunView:
+    """A run that has a sample of every family that there is; its numbers mean nothing."""
+    names = {signal.name: 0.5 for signal in SIGNALS}
+    one = {"a_function": 1}
+    snapshot = Snapshot(
+        step=3,
+        planned_steps=9,
+        time_s=1.7e9,
+        started_s=1.7e9,
+        values=names,
+        statistics={name: Statistics(0.5, 0.5, 0.1, 1.0, 0.1, 1.0, 0.0) for name in names},
+        reward_functions={"a_function": (0.5, 0.1)},
+        unmapped={"a/key": 1.0},
+        evaluation=names,
+        nonfinite={signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite},
+        verdicts=tuple(_fired()),
+        anomaly_traces={rule.name: "0af7651916cd43dd8448eb211c80319c" for rule in RULES},
+        durations={kind: HistogramState((1,) * 17, 3.0) for kind in ("generate", "reuse")},
+        last_checkpoint=(2, 1.7e9),
+        dropped={"key": 1},
+    )
+    view = grpo_view(functions=1)
+    return view._replace(
+        snapshot=snapshot,
+        function_seconds={"a_function": 0.5},
+        function_none=one,
+        function_errors=one,
+        function_nonfinite=one,
+        end=RunEnd(Outcome.FINISHED, NOW_NS, 3),
+    )
+
+
+def _fired() -> Iterator[Verdict]:
+    for rule in RULES:
+        yield Verdict(rule, True, 1, 2, 3, NOW_NS, rule.signal, 0.5, 0.5)
