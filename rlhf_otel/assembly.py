@@ -53,7 +53,8 @@ class Assembler:
         self, tokens: float, started_ns: int, algorithm: str = "", ppo: PPOCells | None = None
     ) -> None:
         self._algorithm = algorithm
-        self._reuses = family_of(algorithm).reuses
+        family = family_of(algorithm)
+        self._reuses, self._reduces_by_name = family.reuses, family.reduces_by_name
         self._ppo = ppo
         self._tokens = tokens
         self._generated_ns = started_ns
@@ -88,7 +89,7 @@ class Assembler:
         """What the step appended to the trainer's lists, and beside it what only the log said."""
         if raw.appended is None:
             return raw.logged or MappedLogs()
-        mapped = map_logs(means(raw.appended), self._algorithm)
+        mapped = map_logs(means(raw.appended, self._reduces_by_name), self._algorithm)
         if raw.logged is not None:
             mapped.values = {**raw.logged.values, **mapped.values}
             mapped.unmapped = {**raw.logged.unmapped, **mapped.unmapped}
