@@ -59,7 +59,8 @@ class Assembler:
         self._metrics = metrics
         self._tokens = tokens
         self._algorithm = algorithm
-        self._reuses = family_of(algorithm).reuses
+        family = family_of(algorithm)
+        self._reuses, self._reduces_by_name = family.reuses, family.reduces_by_name
         self._ppo = ppo
         self._generated_ns = perf_counter_ns()
         self._logged: MappedLogs | None = None
@@ -108,7 +109,7 @@ class Assembler:
         """What the step appended to the trainer's lists, and beside it what only the log said."""
         if raw.held is None:
             return logged or MappedLogs()
-        mapped = map_logs(means(self._metrics.appended(raw.held)), self._algorithm)
+        mapped = map_logs(means(self._metrics.appended(raw.held), self._reduces_by_name), self._algorithm)
         if logged is not None:
             mapped.values = {**logged.values, **mapped.values}
             mapped.unmapped = {**logged.unmapped, **mapped.unmapped}

@@ -21,7 +21,6 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
-    LlamaForTokenClassification,
     PreTrainedTokenizerFast,
     PrinterCallback,
     TrainerCallback,
@@ -125,6 +124,16 @@ def build(
     return built
 
 
+def grpo(folder: Path, callbacks: Sequence[TrainerCallback], **more: Any) -> Any:
+    """GRPO with one reward function."""
+    settings = {"num_generations": 2, "max_completion_length": 8, "beta": 0.05, **more}
+    return build(
+        folder, trl.GRPOTrainer, trl.GRPOConfig, callbacks,
+        model=base_model(folder), reward_funcs=[length_reward], config_arguments=settings,
+        train_dataset=Dataset.from_dict({"prompt": prompts()}),
+    )  # fmt: skip
+
+
 def rloo(folder: Path, callbacks: Sequence[TrainerCallback], **more: Any) -> Any:
     """RLOO with one reward function."""
     settings = {"num_generations": 2, "max_completion_length": 8, **more}
@@ -179,5 +188,11 @@ def sft(folder: Path, callbacks: Sequence[TrainerCallback], **more: Any) -> Any:
     )  # fmt: skip
 
 
-MAIN: Final[dict[str, Builder]] = {"rloo": rloo, "dpo": dpo, "kto": kto, "reward": reward, "sft": sft}
-TOKEN_CLASSIFIER: Final = LlamaForTokenClassification
+MAIN: Final[dict[str, Builder]] = {
+    "grpo": grpo,
+    "rloo": rloo,
+    "dpo": dpo,
+    "kto": kto,
+    "reward": reward,
+    "sft": sft,
+}

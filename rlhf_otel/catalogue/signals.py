@@ -185,7 +185,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("score_min", "rlhf_score_min", "1", "Lowest raw output of the reward model."),
     Signal("score_max", "rlhf_score_max", "1", "Highest raw output of the reward model."),
     Signal("score_margin", "rlhf_score_margin_mean", "1", "Score of the chosen completion less that of the rejected one, mean."),
-    Signal("reference_score", "rlhf_reference_score_mean", "1", "XPO: mean score of the reference model's completions."),
+    Signal("reference_score", "rlhf_reference_score_mean", "1", "XPO and Nash-MD: mean score of the other model's completions (the reference's; a mixture of policy and reference)."),
     Signal("kl_penalty_reward", "rlhf_kl_penalty_reward_mean", "1", "Part of the reward that is the KL penalty, mean over completions."),
     Signal("eos_tokens", "rlhf_eos_tokens", "tokens", "PPO: end-of-sequence tokens in this rank's completions; where the padding token is the same, padding counts too."),
     Signal("eos_per_completion", "rlhf_eos_tokens_per_completion", "1", "PPO: the same per completion; absent where neither a stop token nor a penalty asks for one.", baseline=True),

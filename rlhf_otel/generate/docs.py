@@ -41,7 +41,9 @@ def metrics_page() -> str:
 def _family(family: Family) -> str:
     functions = "" if family.reward_functions else " No reward functions: `rewards/*` are implicit rewards."
     where = ", ".join(f"`{algorithm}`" for algorithm in family.algorithms) or "none of the above"
-    return f"### {family.name}\n\n`algorithm`: {where}.{functions}\n\n{_keys(family.keys)}"
+    passed = ", ".join(f"`{key}`" for key in family.passed)
+    unmapped = f"\nOf these `rlhf_trainer_metric{{key}}`: {passed}.\n" if passed else ""
+    return f"### {family.name}\n\n`algorithm`: {where}.{functions}\n\n{_keys(family.keys)}{unmapped}"
 
 
 def _keys(keys: Mapping[str, str]) -> str:

@@ -78,10 +78,11 @@ def _has_lists(stats: Any) -> bool:
     return isinstance(stats, dict) and bool(stats) and all(isinstance(held, list) for held in stats.values())
 
 
-def means(appended: Iterable[Appended]) -> dict[str, Any]:
+def means(appended: Iterable[Appended], reduces_by_name: bool = False) -> dict[str, Any]:
     """Key to the mean of what the step appended (one value per micro-batch); NaN stays NaN.
 
-    A rate of the async trainers is appended as a pair, numerator and denominator.
+    A rate of the async trainers is appended as a pair, numerator and denominator; with ``reduces_by_name`` a
+    word of the key says what else is done, as they do when they log.
     """
     found: dict[str, Any] = {}
     for key, values, start, stop in appended:
@@ -90,9 +91,20 @@ def means(appended: Iterable[Appended]) -> dict[str, Any]:
             denominator = sum(pair[1] for pair in values[start:stop])
             if denominator:
                 found[key] = sum(pair[0] for pair in values[start:stop]) / denominator
+        elif reduces_by_name and stop - start > 1:
+            found[key] = _reduced(key, values[start:stop])
         else:
             found[key] = first if stop - start == 1 else sum(values[start:stop]) / (stop - start)
     return _divided(found) if "count/chosen" in found or "count/rejected" in found else found
+
+
+def _reduced(key: str, values: list[Any]) -> Any:
+    words = key.rpartition("/")[2].split("_")
+    if "total" in words:
+        return sum(values)
+    if "max" in words or "min" in words:
+        return max(values) if "max" in words else min(values)
+    return sum(values) / len(values)
 
 
 def _divided(found: dict[str, Any]) -> dict[str, Any]:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_experimental
+import tiny_pipelines
 import tiny_trainers
+import trl
 from transformers import TrainerCallback
 
 from rlhf_otel import faults
 from rlhf_otel.callback import TelemetryCallback
 from rlhf_otel.exporters.journal import read_journal
 from rlhf_otel.sources.run_identity import algorithm_of
+from rlhf_otel.sources.step_metrics import means
+from rlhf_otel.sources.trl_keys import FAMILIES, family_of
 from rlhf_otel.sources.trl_logs import Slot, classify
 
-PASSED_THROUGH: dict[str, frozenset[str]] = {
-    "onlinedpo": frozenset({"beta"}),
-    "iwopd": frozenset(
-        {
-            "iw_opd/mean_weight",
-            "iw_opd/min_weight",
-            "iw_opd/max_weight",
-            "iw_opd/mean_advantage",
-            "iw_opd/mean_abs_advantage",
-        }
-    ),
-}
-"""Algorithm to the keys that have no signal of their own; they become ``rlhf_trainer_metric{key}``."""
+BUILDERS = {**tiny_trainers.MAIN, **tiny_pipelines.PIPELINES, **tiny_experimental.EXPERIMENTAL}
+CASES = [
+    pytest.param(name, marks=pytest.mark.slow if name in tiny_experimental.EXPERIMENTAL else ())
+    for name in sorted(BUILDERS)
+]
 
 
 class LoggedKeys(TrainerCallback):
@@ -44,10 +44,15 @@ class LoggedKeys(TrainerCallback):
             self.per_step |= logs.keys()
 
 
+def passed_through(key: str, algorithm: str) -> bool:
+    """Whether a key has no signal of its own on purpose; it becomes ``rlhf_trainer_metric{key}``."""
+    return any(fnmatchcase(key, pattern) for pattern in family_of(algorithm).passed)
+
+
 def unexpected(keys: Any, algorithm: str) -> set[str]:
     """Keys that are neither mapped nor meant to pass through."""
-    allowed = PASSED_THROUGH.get(algorithm, frozenset())
-    return {key for key in keys if classify(key, algorithm)[0] is Slot.UNMAPPED} - allowed
+    unmapped = {key for key in keys if classify(key, algorithm)[0] is Slot.UNMAPPED}
+    return {key for key in unmapped if not passed_through(key, algorithm)}
 
 
 def run(
@@ -60,17 +65,19 @@ def run(
     return trainer, logged, observer
 
 
-@pytest.mark.parametrize("name", sorted(tiny_trainers.MAIN))
+@pytest.mark.parametrize("name", CASES)
 def test_every_key_that_a_trainer_logs_has_a_meaning(name: str, tmp_path: Path) -> None:
-    trainer, logged, observer = run(tiny_trainers.MAIN[name], tmp_path)
+    trainer, logged, observer = run(BUILDERS[name], tmp_path)
     algorithm = algorithm_of(trainer)
 
     assert algorithm == name
+    assert len(logged.values.keys() - {"epoch"}) > 3
     assert not unexpected(logged.values, algorithm)
     assert observer.run is not None
     snapshot = observer.run.pipeline.snapshot
     assert snapshot.step == tiny_trainers.STEPS
-    assert not snapshot.unmapped.keys() - PASSED_THROUGH.get(algorithm, frozenset())
+    assert not unexpected(snapshot.unmapped, algorithm)
+    assert {"loss", "grad_norm", "learning_rate"} <= snapshot.values.keys()
     assert not sum(faults.counts().values())
 
 
@@ -107,6 +114,51 @@ def test_one_word_is_another_quantity_in_another_trainer() -> None:
 
 def test_a_key_that_trl_adds_is_noticed() -> None:
     assert unexpected(["loss", "brand_new/key"], "dpo") == {"brand_new/key"}
+    assert unexpected(["perf/fwd_s", "perf/brand_new"], "asyncgrpo") == {"perf/brand_new"}
+
+
+KEY_IN_SOURCE = re.compile(
+    r"""(?:self\.(?:_metrics\[[^\]]+\]|metrics|stats)|(?<![\w.])metrics)\[f?"(?P<key>[^"]+)"\]"""
+)
+"""Where TRL's trainers note what they will log."""
+PARTS = ("", "name", "on_policy", "off_policy", "sdpo")
+"""What stands for a name that TRL puts into a key."""
+
+
+def keys_in_source() -> Iterator[tuple[str, str]]:
+    """Algorithm and key, of what the installed TRL can log, whether or not a tiny run gets there."""
+    package = Path(trl.__file__).parent
+    for source in sorted(package.rglob("*_trainer.py")):
+        algorithm = source.stem.removesuffix("_trainer").replace("_", "")
+        for found in KEY_IN_SOURCE.finditer(source.read_text(encoding="utf-8")):
+            yield algorithm, found["key"]
+
+
+def test_every_key_in_trl_s_source_has_a_meaning() -> None:
+    found = set(keys_in_source())
+    candidates = {pair: {re.sub(r"{[^}]*}", part, pair[1]) for part in PARTS} for pair in found}
+
+    assert len(found) > 150, "TRL notes its metrics in another way: KEY_IN_SOURCE has to follow"
+    assert {"grpo", "rloo", "dpo", "kto", "sft", "reward"} <= {algorithm for algorithm, _ in found}
+    assert not {pair for pair, keys in candidates.items() if len(unexpected(keys, pair[0])) == len(keys)}
+
+
+def test_every_trainer_of_trl_belongs_to_a_family() -> None:
+    known = {algorithm for family in FAMILIES for algorithm in family.algorithms}
+    sources = Path(trl.__file__).parent.rglob("*_trainer.py")
+    present = {source.stem.removesuffix("_trainer").replace("_", "") for source in sources} - {"base"}
+
+    assert present <= known
+    assert present <= BUILDERS.keys(), "each is run here"
+
+
+def test_async_windows_are_reduced_as_the_trainer_does() -> None:
+    window = [1.0, 3.0]
+    names = ("sample/dropped_stale_total", "sample/staleness_max", "clip_ratio/low_min", "ratio")
+    reduced = means([(name, window, 0, 2) for name in names], reduces_by_name=True)
+
+    assert list(reduced.values()) == [4.0, 3.0, 1.0, 2.0]
+    assert means([("rate", [(1.0, 2.0), (3.0, 4.0)], 0, 2)]) == {"rate": 4.0 / 6.0}
 
 
 def test_evaluation_never_becomes_a_training_signal(tmp_path: Path) -> None:

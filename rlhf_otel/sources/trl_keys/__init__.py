@@ -9,12 +9,31 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from rlhf_otel.catalogue.signals import SIGNALS
-from rlhf_otel.sources.trl_keys.asynchronous import ASYNC_DISTILLATION, ASYNC_GRPO
+from rlhf_otel.sources.trl_keys.asynchronous import ASYNC_DISTILLATION, ASYNC_GRPO, ASYNC_PASSED
 from rlhf_otel.sources.trl_keys.common import COMMON
-from rlhf_otel.sources.trl_keys.distillation import DISTILLATION, MINILLM, OFF_POLICY, SELF_DISTILLATION
+from rlhf_otel.sources.trl_keys.distillation import (
+    DISTILLATION,
+    MINILLM,
+    OFF_POLICY,
+    OFF_POLICY_PASSED,
+    SELF_DISTILLATION,
+    SELF_DISTILLATION_PASSED,
+)
 from rlhf_otel.sources.trl_keys.group_policy import GRPO, RLOO
 from rlhf_otel.sources.trl_keys.ppo import PPO
-from rlhf_otel.sources.trl_keys.preference import A2PO, BCO, DPO, KTO, ONLINE, ORPO
+from rlhf_otel.sources.trl_keys.preference import (
+    A2PO,
+    BCO,
+    DPO,
+    KTO,
+    NASH_MD,
+    NASH_MD_PASSED,
+    ONLINE,
+    ONLINE_PASSED,
+    ORPO,
+    XPO,
+    XPO_PASSED,
+)
 from rlhf_otel.sources.trl_keys.supervised import PRM, REWARD, SFT
 
 
@@ -30,33 +49,52 @@ class Family(NamedTuple):
     """Whether ``rewards/<name>`` is a reward function."""
     reuses: bool = False
     """Whether some steps train on completions of an earlier step."""
+    passed: tuple[str, ...] = ()
+    """Keys, or patterns of keys, without a signal of their own; any other unknown key is new to us."""
+    reduces_by_name: bool = False
+    """Whether a window's values are summed for "total" in the key, and their extremum taken for "max" and "min"."""
 
 
 FAMILIES: Final[tuple[Family, ...]] = (
     Family("GRPO", ("grpo", "gmpo", "grpowithreplaybuffer", "gfpo", "papo"), GRPO, True, True),
     Family("RLOO", ("rloo",), {**PPO, **RLOO}, True, True),
-    Family("Async GRPO", ("asyncgrpo",), ASYNC_GRPO, True),
+    Family("Async GRPO", ("asyncgrpo",), ASYNC_GRPO, True, passed=ASYNC_PASSED, reduces_by_name=True),
     Family("PPO", ("ppo",), PPO),
     Family("DPO, CPO, TPO", ("dpo", "cpo", "tpo"), DPO),
     Family("KTO", ("kto",), KTO),
     Family("ORPO", ("orpo",), ORPO),
     Family("BCO", ("bco",), BCO),
-    Family("Online DPO, XPO, Nash-MD", ("onlinedpo", "xpo", "nashmd"), ONLINE),
+    Family("Online DPO", ("onlinedpo",), ONLINE, passed=ONLINE_PASSED),
+    Family("XPO", ("xpo",), XPO, passed=XPO_PASSED),
+    Family("Nash-MD", ("nashmd",), NASH_MD, passed=NASH_MD_PASSED),
     Family("A2PO", ("a2po",), A2PO),
     Family("Reward", ("reward",), REWARD),
     Family("PRM", ("prm",), PRM),
     Family("SFT", ("sft",), SFT),
     Family("Distillation", ("distillation", "serverdistillation"), DISTILLATION, reuses=True),
     Family("MiniLLM", ("minillm",), MINILLM, True, True),
-    Family("GKD, GOLD, IW-OPD", ("gkd", "gold", "iwopd"), OFF_POLICY),
-    Family("SDFT, SDPO, SSD", ("sdft", "sdpo", "ssd"), SELF_DISTILLATION, True, True),
-    Family("Async distillation", ("asyncdistillation",), ASYNC_DISTILLATION),
+    Family("GKD, GOLD, IW-OPD", ("gkd", "gold", "iwopd"), OFF_POLICY, passed=OFF_POLICY_PASSED),
+    Family(
+        "SDFT, SDPO, SSD",
+        ("sdft", "sdpo", "ssd"),
+        SELF_DISTILLATION,
+        True,
+        True,
+        passed=SELF_DISTILLATION_PASSED,
+    ),
+    Family(
+        "Async distillation",
+        ("asyncdistillation",),
+        ASYNC_DISTILLATION,
+        passed=ASYNC_PASSED,
+        reduces_by_name=True,
+    ),
 )
 
 UNKNOWN: Final = Family(
     "any other",
     (),
-    {**PPO, **ONLINE, **ORPO, **DPO, **ASYNC_GRPO, **SELF_DISTILLATION, **OFF_POLICY, **GRPO},
+    {**PPO, **XPO, **ONLINE, **ORPO, **DPO, **ASYNC_GRPO, **SELF_DISTILLATION, **OFF_POLICY, **GRPO},
     True,
     True,
 )

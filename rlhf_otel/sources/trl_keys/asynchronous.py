@@ -15,7 +15,6 @@ _PIPELINE: Final[dict[str, str]] = {
     "sample/time_in_queue_s": "rollout_queue_time",
     "perf/rollout_wait_s": "rollout_wait",
     "perf/weight_sync_s": "weight_sync_time",
-    "perf/step_s": "trainer_step_time",
     "perf/mfu_wall_clock": "model_flops_utilization",
     "rollout/backpressure_s": "rollout_backpressure",
     "rollout/vllm_retry_total": "sampler_retries",
@@ -32,3 +31,22 @@ ASYNC_GRPO: Final[dict[str, str]] = {
 """``kl`` compares the policy with the one that sampled, not with a reference."""
 
 ASYNC_DISTILLATION: Final[dict[str, str]] = {**DISTILLATION, **_PIPELINE}
+
+ASYNC_PASSED: Final[tuple[str, ...]] = (
+    "batch/*",
+    "perf/forwarded_tok_s_*",
+    "perf/fwd_bwd_s",
+    "perf/fwd_s",
+    "perf/mfu_fwd_bwd",
+    "perf/optimizer_s",
+    "perf/step_s",
+    "perf/trained_tok_s_wall_clock",
+    "perf/weight_sync_*_s",
+    "rollout/*",
+    "sample/forwarded_tokens_*",
+    "sample/trained_tokens_mean",
+    "teacher_entropy/*",
+    "teacher_jsd/*",
+    "teacher_token_frac/*",
+)
+"""How batches are packed, parts of times, and what is told for each of several teachers."""

@@ -18,12 +18,17 @@ DISTILLATION: Final[dict[str, str]] = {
 OFF_POLICY: Final[dict[str, str]] = {
     **COMPLETIONS,
     **SFT,
+    "completions/on_policy_mean_length": "completion_length",
+    "completions/on_policy_min_length": "completion_length_min",
+    "completions/on_policy_max_length": "completion_length_max",
     "on_policy_loss": "on_policy_loss",
     "off_policy_loss": "off_policy_loss",
     "matched_loss": "matched_vocabulary_loss",
     "unmatched_loss": "unmatched_vocabulary_loss",
 }
 """GKD, GOLD and IW-OPD: partly on data, as in supervised fine-tuning."""
+
+OFF_POLICY_PASSED: Final[tuple[str, ...]] = ("completions/off_policy_*_length", "iw_opd/*")
 
 SELF_DISTILLATION: Final[dict[str, str]] = {
     **COMPLETIONS,
@@ -36,5 +41,14 @@ SELF_DISTILLATION: Final[dict[str, str]] = {
     "self_distillation/flat_group_fraction": "reward_zero_std_ratio",
     "ssd/cross_entropy_loss": "nll_loss",
 }
+
+SELF_DISTILLATION_PASSED: Final[tuple[str, ...]] = (
+    "self_distillation/*_fraction",
+    "self_distillation/group_reward_std_mean",
+    "self_distillation/reward_min",
+    "self_distillation/reward_max",
+    "self_distillation/server_logprob_abs_diff",
+    "ssd/active_sample_ratio",
+)
 
 MINILLM: Final[dict[str, str]] = dict(GRPO)

@@ -39,26 +39,59 @@ ORPO: Final[dict[str, str]] = {
 }
 """Log-probabilities are means over tokens here, sums over a sequence elsewhere."""
 
-ONLINE: Final[dict[str, str]] = {
-    **_SHARED,
+_SAMPLED: Final[dict[str, str]] = {
     "objective/kl": "kl_per_sequence",
     "objective/entropy": "sequence_entropy",
+    "objective/scores_margin": "score_margin",
+}
+
+ONLINE: Final[dict[str, str]] = {
+    **_SHARED,
+    **_SAMPLED,
     "objective/non_score_reward": "kl_penalty_reward",
     "objective/rlhf_reward": "reward",
     "objective/scores": "score",
+    "val/contain_eos_token": "eos_ratio",
+}
+"""Online DPO: pairs are sampled and ranked while training."""
+
+ONLINE_PASSED: Final[tuple[str, ...]] = ("beta",)
+
+XPO: Final[dict[str, str]] = {
+    **_SAMPLED,
     "objective/model_scores": "score",
     "objective/ref_scores": "reference_score",
-    "objective/scores_margin": "score_margin",
-    "val/contain_eos_token": "eos_ratio",
     "val/model_contain_eos_token": "eos_ratio",
     "val/ref_contain_eos_token": "reference_eos_ratio",
     "loss/dpo": "dpo_loss",
     "loss/xpo": "exploration_loss",
+    **{key: signal for key, signal in _SHARED.items() if key.startswith("rewards/")},
+}
+
+XPO_PASSED: Final[tuple[str, ...]] = ("alpha", "beta", "logps/chosen", "logps/rejected")
+"""Its ``logps/*`` add the policy's and the reference's."""
+
+NASH_MD: Final[dict[str, str]] = {
+    "objective/entropy": "sequence_entropy",
+    "rewards/chosen": "score",
+    "rewards/rejected": "reference_score",
+    "rewards/probabilities": "preference_probability",
+    "val/model_contain_eos_token": "eos_ratio",
+    "val/ref_contain_eos_token": "reference_eos_ratio",
     "loss/score": "nash_score_loss",
     "loss/kl": "nash_kl_loss",
-    "rewards/probabilities": "preference_probability",
 }
-"""Online DPO, XPO, Nash-MD: pairs are sampled and ranked while training."""
+
+NASH_MD_PASSED: Final[tuple[str, ...]] = (
+    "beta",
+    "mixture_coef",
+    "logps/chosen",
+    "logps/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+)
+"""Nothing is chosen or rejected here: ``logps/*`` are of one completion under policy and reference, margin and
+accuracy compare those two, and ``rewards/*`` are scores of the policy and of its mixture with the reference."""
 
 A2PO: Final[dict[str, str]] = {
     "reward": "reward",
