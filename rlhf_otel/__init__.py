@@ -3,6 +3,8 @@
     from rlhf_otel import TelemetryCallback
     trainer = GRPOTrainer(..., callbacks=[TelemetryCallback()])
 
+or ``rlhf_otel.instrument(trainer)``, or no edit at all: ``opentelemetry-instrument -- python train.py``.
+
 Importing this package is cheap: torch and transformers are imported only with :class:`TelemetryCallback`.
 """
 
@@ -22,6 +24,7 @@ from rlhf_otel.errors import (
 
 if TYPE_CHECKING:
     from rlhf_otel.callback import TelemetryCallback
+    from rlhf_otel.instrumentation import instrument, uninstrument
 
 try:
     __version__ = version("rlhf-otel")
@@ -47,4 +50,8 @@ def __getattr__(name: str) -> Any:
         from rlhf_otel.callback import TelemetryCallback
 
         return TelemetryCallback
+    if name in ("instrument", "uninstrument"):
+        from rlhf_otel import instrumentation
+
+        return getattr(instrumentation, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,9 @@ from rlhf_otel.settings import Settings
 from rlhf_otel.sources.gpu import THROTTLE_REASONS, GpuSample
 from rlhf_otel.sources.groups import Generation
 from rlhf_otel.sources.host import HostSample
+from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.scalars import Reading
+from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSample
 from rlhf_otel.sources.torch_memory import TorchMemorySample
 from rlhf_otel.sources.trl_keys import family_of
@@ -49,22 +51,22 @@ def raw_step(step: int, **changes: Any) -> RawStep:
         start_ns=step * SECOND_NS,
         end_ns=(step + 1) * SECOND_NS,
         time_ns=NOW_NS + step * SECOND_NS,
-        appended=[],
-        logged=None,
-        logged_step=0,
+        held=([], [], []),
         readings=[],
         learning_rate=None,
         generation=None,
         nonfinite_rewards={},
-        intervals=[],
+        phases=0,
         skipped_steps=0,
         telemetry_ns=0,
     )
     return nothing._replace(**changes)
 
 
-def grpo_step(step: int, functions: list[str], generates: bool = True) -> RawStep:
+def grpo_step(step: int, functions: list[str], generates: bool, recorder: PhaseRecorder) -> RawStep:
     """A step with every key that GRPO knows, on a GPU, with reward functions that vary."""
+    for name in functions if generates else []:
+        recorder.end(recorder.begin("reward_function", name))
     value = 0.5 + 0.01 * (step % 3)
     logged = dict.fromkeys(family_of("grpo").keys, value)
     if not generates:
@@ -73,32 +75,29 @@ def grpo_step(step: int, functions: list[str], generates: bool = True) -> RawSte
         logged |= {f"rewards/{name}/mean": value for name in functions}
         logged |= {f"rewards/{name}/std": 0.1 for name in functions}
         logged["num_tokens"] = 1000.0 * step
-    start = step * SECOND_NS
     return raw_step(
         step,
         epoch=step / 100,
-        appended=[(key, [number], 0, 1) for key, number in logged.items()],
+        held=(list(logged), [[number] for number in logged.values()], [1] * len(logged)),
         readings=[Reading("loss", value, 0), Reading("grad_norm", value, 0)],
         learning_rate=1e-5,
         generation=Generation([[0.1, 0.2, 0.3, 0.4]] * len(functions), [1.0] * len(functions), 2)
         if generates
         else None,
-        intervals=[
-            (number, -1, "reward_function", name, start, start + 1000, 1000, False)
-            for number, name in enumerate(functions if generates else [])
-        ],
+        phases=recorder.end_step(),
     )
 
 
 def observed_grpo(pipeline: Pipeline, functions: list[str], steps: int = 60) -> None:
     """Let ``pipeline`` observe a GRPO run that generates at every second step, evaluates and saves."""
-    assembler = Assembler(0.0, 0, "grpo")
+    recorder = PhaseRecorder()
+    assembler = Assembler(recorder, StepMetrics(None), 0.0, "grpo")
     for step in range(1, steps + 1):
-        record, tokens = assembler.assemble(grpo_step(step, functions, generates=step % 2 == 1))
+        record, tokens = assembler.assemble(grpo_step(step, functions, step % 2 == 1, recorder))
         record.values.update(SYSTEM_SIGNALS)
         if step == steps // 2:
             evaluation = {f"eval_{key}": 0.4 for key in family_of("grpo").keys}
-            pipeline._evaluated({"step": step, "values": map_logs(evaluation, "grpo").evaluation})
+            pipeline.evaluation(map_logs(evaluation, "grpo").evaluation, step, 1.7e9)
             pipeline._checkpointed({"step": step, "time": 1.7e9})
         pipeline.step(record, tokens, 0.001 * step)
 

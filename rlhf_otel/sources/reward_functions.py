@@ -70,7 +70,6 @@ class RewardFunctionCounts:
         if inspect.iscoroutinefunction(function):
             return self._wrap_async(function, name)
 
-        @functools.wraps(function)
         def observed(*args: Any, **kwargs: Any) -> Any:
             try:
                 rewards = function(*args, **kwargs)
@@ -80,10 +79,9 @@ class RewardFunctionCounts:
             self.observe(name, rewards)
             return rewards
 
-        return observed
+        return _Observed(functools.wraps(function)(observed))
 
     def _wrap_async(self, function: Any, name: str) -> Any:
-        @functools.wraps(function)
         async def observed(*args: Any, **kwargs: Any) -> Any:
             try:
                 rewards = await function(*args, **kwargs)
@@ -93,7 +91,22 @@ class RewardFunctionCounts:
             self.observe(name, rewards)
             return rewards
 
-        return observed
+        return _Observed(functools.wraps(function)(observed))
+
+
+class _Observed(functools.partial[Any]):
+    """An observed function that pickles as the function itself, which a closure does not: a trainer may hand
+    it to a process that it spawns. A partial, because everybody looks through these (``inspect`` for async)."""
+
+    def __init__(self, observed: Any) -> None:
+        functools.update_wrapper(self, observed)
+
+    def __reduce__(self) -> Any:
+        return _itself, (self.func.__wrapped__,)  # type: ignore[attr-defined]  # set by functools.wraps
+
+
+def _itself(function: Any) -> Any:
+    return function
 
 
 def _all_finite(rewards: Sequence[Any]) -> bool:
