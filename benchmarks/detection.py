@@ -109,7 +109,7 @@ class Score:
         left_out = ("delays", "scenario_delays")
         kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
         return {**kept, "precision": self.precision, "median_delay": self.median_delay,
-                "scenario_median_delay": {k: statistics.median(v) for k, v in self.scenario_delays.items()}}  # fmt: skip
+                "scenario_median_delay": {k: statistics.median(v) for k, v in self.scenario_delays.items() if v}}  # fmt: skip
 
 
 HEAD: Final = (

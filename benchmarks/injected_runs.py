@@ -9,7 +9,6 @@ with the fault, its step and the variant. A run that is there already is not mad
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import signal
@@ -24,9 +23,14 @@ from typing import Any, Final, NamedTuple
 sys.path.insert(0, str(Path(__file__).parent))
 
 from injected_faults import EXPECTED, fault, hackable
+from real_trainers import Samples, build
 
-STEPS: Final = 170
-TIME_LIMIT_S: Final = 240
+STEPS: Final = 150
+FAULT_STEP: Final = 55
+STEPS_OF_FAULTY: Final = 95
+LONGER: Final[dict[str, int]] = {"memory-leak": 125}
+"""Steps of runs whose fault shows only after a while."""
+TIME_LIMIT_S: Final = 900
 HEALTHY: Final = "healthy"
 
 
@@ -48,6 +52,7 @@ class Plan(NamedTuple):
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "plain": {},
     "slow-lr": {"learning_rate": 2e-5},
+    "flat": {"learning_rate": 1e-7},
     "fast-lr": {"learning_rate": 4e-4},
     "beta-0": {"beta": 0.0},
     "beta-0.02": {"beta": 0.02},
@@ -56,9 +61,11 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "reuse": {"num_iterations": 2},
     "linear": {"lr_scheduler_type": "linear", "warmup_steps": 10},
     "rloo": {"trainer": "rloo"},
+    "dpo": {"trainer": "dpo"},
+    "sft": {"trainer": "sft"},
     "binary": {"reward": "binary"},
     "wide": {"hidden_size": 96},
-    "long": {"steps": 400},
+    "long": {"steps": 300},
 }
 
 
@@ -67,7 +74,7 @@ def plans(seeds: int, faults: Sequence[str]) -> Iterator[Plan]:
     for seed in range(1, seeds + 1):
         for name in faults:
             if name != HEALTHY:
-                yield Plan(name, seed, "plain", {})
+                yield Plan(name, seed, "plain", {}, LONGER.get(name, STEPS_OF_FAULTY))
         for variant, changes in VARIANTS.items():
             if HEALTHY in faults:
                 own = dict(changes)
@@ -77,7 +84,10 @@ def plans(seeds: int, faults: Sequence[str]) -> Iterator[Plan]:
 def make(plan: Plan, directory: Path) -> None:
     """Train one run in this process; its journal goes to ``directory``."""
     os.environ.update(
-        RLHF_OTEL_METRICS_PORT="off", RLHF_OTEL_JOURNAL=str(directory), RLHF_OTEL_RUN_ID=plan.name
+        RLHF_OTEL_METRICS_PORT="off",
+        RLHF_OTEL_JOURNAL=str(directory),
+        RLHF_OTEL_RUN_ID=plan.name,
+        RLHF_OTEL_SYSTEM_INTERVAL_S="1",
     )
     from rlhf_otel import TelemetryCallback
     from rlhf_otel.demo import faults, rewards
@@ -85,14 +95,19 @@ def make(plan: Plan, directory: Path) -> None:
     from rlhf_otel.demo.train import Settings
 
     with TemporaryDirectory() as scratch:
-        settings = Settings(Path(scratch), steps=plan.steps, seed=plan.seed, stall_seconds=20.0)
+        settings = Settings(
+            Path(scratch), steps=plan.steps, seed=plan.seed, stall_seconds=20.0, fault_step=FAULT_STEP
+        )
         functions = hackable(rewards.REWARD_FUNCTIONS)
         breakable = BreakableRewards.of(functions)
-        trainer = _trainer(plan, settings, breakable.functions, [TelemetryCallback()])
-        step = settings.dose.step if plan.fault != HEALTHY else None
+        samples = Samples(directory)
+        trainer = build(
+            plan.changes, settings, breakable.functions, [TelemetryCallback(), samples], directory.parent
+        )
+        samples.trainer = trainer
         label = {
             "fault": plan.fault,
-            "step": step,
+            "step": FAULT_STEP if plan.fault != HEALTHY else None,
             "variant": plan.variant,
             "seed": plan.seed,
             "steps": plan.steps,
@@ -104,78 +119,6 @@ def make(plan: Plan, directory: Path) -> None:
             )
             faults.inject(fault(plan.fault), target, settings.dose, settings.run_dir)
         trainer.train()
-
-
-def _trainer(plan: Plan, settings: Any, functions: list[Any], callbacks: list[Any]) -> Any:
-    from rlhf_otel.demo import model, train
-
-    changes = dict(plan.changes)
-    hidden = changes.pop("hidden_size", None)
-    if hidden:
-        _widen(model, hidden)
-    if changes.pop("reward", "") == "binary":
-        functions = [_binary(functions[0]), *functions[1:]]
-    kind = changes.pop("trainer", "grpo")
-    configuration = train._configuration
-
-    def changed(given: Any) -> Any:
-        return dataclasses.replace(
-            configuration(given), generation_batch_size=None, steps_per_generation=None, **changes
-        )
-
-    train._configuration = changed  # type: ignore[assignment]
-    if kind == "rloo":
-        return _rloo(train, settings, functions, callbacks)
-    return train.plain_trainer(settings, functions, callbacks)
-
-
-def _binary(function: Any) -> Any:
-    """Right or wrong, nothing between: many groups without advantage."""
-
-    def correctness(completions: list[str], **columns: Any) -> list[float]:
-        return [float(score > 0.99) for score in function(completions=completions, **columns)]
-
-    return correctness
-
-
-def _widen(model: Any, hidden: int) -> None:
-    build = model.build
-
-    def wide(tokenizer: Any) -> Any:
-        narrow = build(tokenizer)
-        narrow.config.hidden_size, narrow.config.intermediate_size = hidden, 2 * hidden
-        narrow.config.head_dim = hidden // narrow.config.num_attention_heads
-        return type(narrow)(narrow.config)
-
-    model.build = wide
-
-
-def _rloo(train: Any, settings: Any, functions: list[Any], callbacks: list[Any]) -> Any:
-    from trl import RLOOConfig, RLOOTrainer
-
-    from rlhf_otel.demo import language, rewards
-
-    given = train._configuration(settings)
-    shared = {f.name for f in dataclasses.fields(RLOOConfig) if f.init}
-    own = {
-        name: getattr(given, name)
-        for name in (
-            "output_dir", "max_steps", "seed", "per_device_train_batch_size", "per_device_eval_batch_size",
-            "num_generations", "num_generations_eval", "max_completion_length", "learning_rate", "lr_scheduler_type",
-            "beta", "min_p", "logging_steps", "eval_strategy", "eval_steps", "save_steps", "save_total_limit",
-            "use_cpu", "bf16", "gradient_checkpointing", "dataloader_pin_memory", "disable_tqdm",
-        )
-        if name in shared
-    }  # fmt: skip
-    return RLOOTrainer(
-        model=train._base_model(settings),
-        reward_funcs=functions,
-        args=RLOOConfig(**own, report_to="none", reward_weights=list(rewards.REWARD_WEIGHTS)),
-        train_dataset=language.dataset(train.PROMPTS, seed=settings.seed),
-        eval_dataset=language.dataset(train.EVALUATION_PROMPTS, seed=settings.seed + 1),
-        processing_class=language.tokenizer(),
-        callbacks=callbacks,
-    )
 
 
 def _child(plan: Plan, directory: Path) -> int:
