@@ -13,6 +13,7 @@ from rlhf_otel.records import StepRecord
 from rlhf_otel.sources.groups import Generation, unscored_ratio, weighted_rewards, zero_advantage_ratio
 from rlhf_otel.sources.phases import PhaseRecorder, nest
 from rlhf_otel.sources.ppo_cells import PPOCells
+from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.scalars import Reading
 from rlhf_otel.sources.step_metrics import Held, StepMetrics, means
 from rlhf_otel.sources.trl_keys import family_of
@@ -54,6 +55,7 @@ class Assembler:
         tokens: float = 0.0,
         algorithm: str = "",
         ppo: PPOCells | None = None,
+        samples: Samples | None = None,
     ) -> None:
         self._recorder = recorder
         self._metrics = metrics
@@ -62,6 +64,7 @@ class Assembler:
         family = family_of(algorithm)
         self._reuses, self._reduces_by_name = family.reuses, family.reduces_by_name
         self._ppo = ppo
+        self._samples = samples
         self._generated_ns = perf_counter_ns()
         self._logged: MappedLogs | None = None
         self._logged_step = 0
@@ -100,7 +103,7 @@ class Assembler:
         if self._ppo is not None:
             self._ppo.correct(record.values)
         tokens = self._add_tokens(record, mapped, raw.end_ns)
-        _add_groups(record, raw.generation)
+        self._add_generation(record, raw.generation)
         add_derived(record)
         _add_nonfinite(record, raw.nonfinite_rewards)
         return record, tokens
@@ -120,6 +123,17 @@ class Assembler:
         if raw.held is None or not self._reuses or not GENERATED.isdisjoint(mapped.values):
             return StepKind.GENERATE
         return StepKind.REUSE
+
+    def _add_generation(self, record: StepRecord, generation: Generation | None) -> None:
+        if generation is None:
+            return
+        dead = zero_advantage_ratio(weighted_rewards(generation), generation.group_size)
+        if dead is not None:
+            record.values["zero_advantage_groups"] = dead
+        record.values["unscored_ratio"] = unscored_ratio(generation)
+        if self._samples is not None:
+            record.values.update(self._samples.signals(generation, record.values))
+            record.histograms = self._samples.histograms(generation)
 
     def _add_tokens(self, record: StepRecord, mapped: MappedLogs, now: int) -> float:
         if mapped.tokens is None:
@@ -157,15 +171,6 @@ def _by_step(readings: Iterable[Reading]) -> dict[tuple[str, int], float]:
 
 def _oldest_first(item: tuple[tuple[str, int], float]) -> int:
     return -item[0][1]
-
-
-def _add_groups(record: StepRecord, generation: Generation | None) -> None:
-    if generation is None:
-        return
-    dead = zero_advantage_ratio(weighted_rewards(generation), generation.group_size)
-    if dead is not None:
-        record.values["zero_advantage_groups"] = dead
-    record.values["unscored_ratio"] = unscored_ratio(generation)
 
 
 def _add_nonfinite(record: StepRecord, nonfinite_rewards: dict[str, int]) -> None:

@@ -45,6 +45,14 @@ class PhaseInterval(NamedTuple):
     failed: bool
 
 
+class Histogram(NamedTuple):
+    """Numbers counted in bins of equal width between the lowest and the highest of them."""
+
+    low: float
+    high: float
+    counts: list[int]
+
+
 @dataclass(slots=True)
 class StepRecord:
     """One training step, from the end of the step before it to its own end."""
@@ -67,6 +75,8 @@ class StepRecord:
     """Signal name to the number of NaN or infinite values in this step."""
     details: dict[str, str] = field(default_factory=dict)
     """Signal name to what else is known about it, for people."""
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    """Reward function to its rewards of the generation."""
     phases: list[PhaseInterval] = field(default_factory=list)
     lag: dict[str, int] = field(default_factory=dict)
     """Signal name to the number of steps that passed before a device could be read; absent means none."""

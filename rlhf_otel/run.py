@@ -27,6 +27,7 @@ from rlhf_otel.sources.agreement import Agreement, next_key
 from rlhf_otel.sources.groups import last_generation
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder, PhaseTotals
 from rlhf_otel.sources.run_identity import identify
+from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSampler
@@ -58,6 +59,7 @@ class Run:
         self._learning_rate: float | None = None
         self._assembler: Assembler | None = None
         self._keeps_lists = False
+        self._samples = settings.samples == "on"
         self._last_step = 0
         self._skipped = 0
         self._telemetry_ns = 0
@@ -82,8 +84,14 @@ class Run:
         self._keeps_lists = self.metrics.available
         self._last_step = step
         algorithm = self._run_identity.algorithm
+        masks_truncated = bool(getattr(self._trainer, "mask_truncated_completions", False))
         self._assembler = Assembler(
-            self.recorder, self.metrics, tokens, algorithm, ppo_cells.of(self._trainer, algorithm)
+            self.recorder,
+            self.metrics,
+            tokens,
+            algorithm,
+            ppo_cells.of(self._trainer, algorithm),
+            Samples(masks_truncated) if self._samples else None,
         )
         self.seams.attach()
         profiling_seam.install()
@@ -209,7 +217,9 @@ class Run:
             self.metrics.take() if keeps_lists else None,
             self.scalars.take(),
             self._learning_rate,
-            last_generation(self._trainer) if keeps_lists and self.metrics.generated() else None,
+            last_generation(self._trainer, self._samples)
+            if keeps_lists and self.metrics.generated()
+            else None,
             self.seams.reward_functions.take_nonfinite(),
             self.recorder.end_step(),
             self._skipped,

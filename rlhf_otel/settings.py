@@ -51,6 +51,10 @@ class Settings(BaseModel):
     journal: Path | Literal["off"] | None = Field(
         None, description="Directory of the journal; by default 'rlhf_otel' in the trainer's output_dir."
     )
+    samples: Literal["on", "off"] = Field(
+        "on",
+        description="Signals of single completions (repetition, length bias, ...); no text leaves the process.",
+    )
     trace_one_in: int = Field(100, ge=1, description="One in so many healthy steps is kept as a trace.")
     stall_floor_s: float = Field(
         300.0, gt=0, description="Seconds without a step that never count as a stall."
@@ -76,11 +80,17 @@ class Settings(BaseModel):
             raise PydanticCustomError("truth_value", "Input should not be true or false")
         return value
 
-    @field_validator("metrics_port", "journal", mode="before")
+    @field_validator("metrics_port", "journal", "samples", mode="before")
     @classmethod
     def _yaml_off(cls, value: Any) -> Any:
         """YAML reads a bare ``off`` as false. (Runs first: validators before go from last to first.)"""
         return "off" if value is False else value
+
+    @field_validator("samples", mode="before")
+    @classmethod
+    def _yaml_on(cls, value: Any) -> Any:
+        """... and a bare ``on`` as true."""
+        return "on" if value is True else value
 
 
 def load(config: str | Path | None = None, **arguments: Any) -> Settings:

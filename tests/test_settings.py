@@ -56,6 +56,7 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("metrics_port", 9500),
         ("metrics_port", "off"),
         ("journal", "off"),
+        ("samples", "off"),
         ("trace_one_in", 7),
         ("stall_floor_s", 12.5),
         ("stall_multiple", 2.0),

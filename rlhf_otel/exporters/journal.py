@@ -63,6 +63,7 @@ def step_record(record: StepRecord, trace_id: str = "") -> Record:
         "reward_functions": record.reward_functions,
         "unmapped": record.unmapped,
         "nonfinite": record.nonfinite,
+        "reward_histograms": {name: one._asdict() for name, one in record.histograms.items()},
         "phases": [_phase_row(phase, record.start_ns) for phase in record.phases],
         "trace_id": trace_id,
     }

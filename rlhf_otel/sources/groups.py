@@ -20,16 +20,22 @@ class Generation(NamedTuple):
     weights: Any
     """A weight per function: the trainer's tensor, which it never changes, or None for 1 each."""
     group_size: int
+    names: Sequence[str] = ()
+    """The functions' names."""
+    completions: Sequence[Any] = ()
+    """Texts, or lists of messages; empty where the signals of single completions are off."""
 
 
-def last_generation(trainer: Any) -> Generation | None:
-    """A copy of the trainer's buffers; None where it keeps none, or has no groups."""
+def last_generation(trainer: Any, samples: bool = True) -> Generation | None:
+    """A copy of the trainer's buffers, the completions only for ``samples``; None where it keeps none, or has no groups."""
     logs = getattr(trainer, "_logs", None)
     group_size = getattr(trainer, "num_generations", None) or 0
     if not isinstance(logs, dict) or not logs.get("rewards") or group_size < 2:
         return None
     by_function = [list(column) for column in logs["rewards"].values()]
-    return Generation(by_function, getattr(trainer, "reward_weights", None), int(group_size))
+    completions = list(logs.get("completion") or ()) if samples else []
+    weights = getattr(trainer, "reward_weights", None)
+    return Generation(by_function, weights, int(group_size), list(logs["rewards"]), completions)
 
 
 def zero_advantage_ratio(rewards: Sequence[float], group_size: int) -> float | None:
@@ -41,11 +47,12 @@ def zero_advantage_ratio(rewards: Sequence[float], group_size: int) -> float | N
     groups = len(rewards) // group_size if group_size > 0 else 0
     if groups == 0:
         return None
-    dead = sum(_dead(rewards[i * group_size : (i + 1) * group_size]) for i in range(groups))
+    dead = sum(is_dead(rewards[i * group_size : (i + 1) * group_size]) for i in range(groups))
     return dead / groups
 
 
-def _dead(group: Sequence[float]) -> bool:
+def is_dead(group: Sequence[float]) -> bool:
+    """Whether a group's completions all got the same reward, or at most one of them has any."""
     scored = [reward for reward in group if reward == reward]
     if len(scored) < 2:
         return True

@@ -1,0 +1,139 @@
+"""Signals of single completions, from the buffers that the trainer has already gathered.
+
+The texts stay in this process: only numbers leave it. Counting n-grams is bounded, since it runs beside the
+training thread: by a sample of :data:`SAMPLED` completions, and by their last :data:`WORDS` words, where a
+completion that has begun to repeat itself shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from math import isfinite
+from statistics import StatisticsError, correlation
+from typing import Any, Final
+
+from rlhf_otel.records import Histogram
+from rlhf_otel.sources.groups import Generation, is_dead, weighted_rewards
+
+SAMPLED: Final = 8
+WORDS: Final = 96
+REPEATED: Final = 4
+"""Words of a repeated sequence, as in seq-rep-4 of Welleck et al. (arXiv:1908.04319)."""
+BINS: Final = 10
+"""Bins of a reward function's histogram, of equal width between its lowest and its highest reward."""
+
+
+class Samples:
+    """Works out the signals of a run's generations, in their order."""
+
+    def __init__(self, masks_truncated: bool = False) -> None:
+        """``masks_truncated``: whether the trainer leaves completions that were cut off out of the loss."""
+        self._masks_truncated = masks_truncated
+        self._range: tuple[float, float] | None = None
+
+    def signals(self, generation: Generation, logged: Mapping[str, float]) -> dict[str, float]:
+        """Signal name to value; ``logged`` are the signals that the trainer itself took of this generation."""
+        rewards = weighted_rewards(generation)
+        texts = [text_of(completion) for completion in generation.completions]
+        found = self._dead_groups(rewards, generation.group_size)
+        found.update(_wording(texts))
+        found.update(_length_bias(rewards, texts))
+        masked = truncated_token_ratio(logged)
+        if masked is not None:
+            found["truncated_token_ratio"] = masked
+            found["masked_token_ratio"] = masked if self._masks_truncated else 0.0
+        return found
+
+    @staticmethod
+    def histograms(generation: Generation) -> dict[str, Histogram]:
+        """Reward function to the histogram of its rewards; functions that scored nothing are absent."""
+        found = {
+            name: histogram(column)
+            for name, column in zip(generation.names, generation.by_function, strict=False)
+        }
+        return {name: one for name, one in found.items() if one is not None}
+
+    def _dead_groups(self, rewards: Sequence[float], size: int) -> dict[str, float]:
+        """Tell groups that are all right from those that are all wrong: by the half of the range of all
+        rewards so far in which the one reward of the group lies."""
+        low, high = self._widen(rewards)
+        groups = [rewards[start : start + size] for start in range(0, len(rewards) - size + 1, size)]
+        if not groups or not high > low:
+            return {}
+        same = [group[0] for group in groups if isfinite(group[0]) and is_dead(group)]
+        middle = (low + high) / 2
+        right = sum(reward > middle for reward in same)
+        return {
+            "groups_all_right": right / len(groups),
+            "groups_all_wrong": (len(same) - right) / len(groups),
+        }
+
+    def _widen(self, rewards: Iterable[float]) -> tuple[float, float]:
+        known = self._range or (float("inf"), float("-inf"))
+        finite = [reward for reward in rewards if isfinite(reward)]
+        self._range = (min([known[0], *finite]), max([known[1], *finite]))
+        return self._range
+
+
+def text_of(completion: Any) -> str:
+    """A completion as text: as it is, or the contents of its messages."""
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, list | tuple):
+        return " ".join(text_of(part) for part in completion)
+    if isinstance(completion, Mapping):
+        return text_of(completion.get("content") or completion.get("text") or "")
+    return ""
+
+
+def _wording(texts: Sequence[str]) -> dict[str, float]:
+    if not texts:
+        return {}
+    found = {"empty_completion_ratio": sum(not text or text.isspace() for text in texts) / len(texts)}
+    step = max(1, len(texts) // SAMPLED)
+    words = [text[-WORDS * 16 :].split()[-WORDS:] for text in texts[::step][:SAMPLED]]
+    repeated = [ratio for ratio in map(repetition, words) if ratio is not None]
+    if repeated:
+        found["repetition_ratio"] = sum(repeated) / len(repeated)
+    pairs = [pair for completion in words for pair in pairwise(completion)]
+    if pairs:
+        found["distinct_2"] = len(set(pairs)) / len(pairs)
+    return found
+
+
+def repetition(words: Sequence[str]) -> float | None:
+    """Share of a completion's sequences of four words that occur earlier in it; None where it has too few."""
+    sequences = list(zip(*(words[offset:] for offset in range(REPEATED)), strict=False))
+    return 1 - len(set(sequences)) / len(sequences) if sequences else None
+
+
+def _length_bias(rewards: Sequence[float], texts: Sequence[str]) -> dict[str, float]:
+    scored = [
+        (reward, float(len(text))) for reward, text in zip(rewards, texts, strict=False) if isfinite(reward)
+    ]
+    try:
+        return {"reward_length_correlation": correlation(*zip(*scored, strict=True))}
+    except (StatisticsError, TypeError):  # all alike, or fewer than two
+        return {}
+
+
+def truncated_token_ratio(logged: Mapping[str, float]) -> float | None:
+    """Share of completion tokens that belong to completions which were cut off, from the trainer's means."""
+    length, cut_off = logged.get("completion_length"), logged.get("truncated_ratio")
+    terminated = logged.get("terminated_length", 0.0)
+    if not length or cut_off is None or not isfinite(length * cut_off * terminated):
+        return None
+    return min(1.0, max(0.0, 1 - terminated * (1 - cut_off) / length))
+
+
+def histogram(rewards: Iterable[float]) -> Histogram | None:
+    """Lowest and highest reward and the count in each of :data:`BINS` bins between; None without any."""
+    finite = [reward for reward in rewards if isfinite(reward)]
+    if not finite:
+        return None
+    low, high = min(finite), max(finite)
+    counts = [0] * BINS
+    for reward in finite:
+        counts[min(BINS - 1, int((reward - low) / (high - low) * BINS)) if high > low else 0] += 1
+    return Histogram(low, high, counts)
