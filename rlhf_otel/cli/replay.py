@@ -12,11 +12,17 @@ import click
 
 ANOMALIES_FOUND: Final = 3
 
+_ALGORITHM = click.option(
+    "--algorithm",
+    default="",
+    help="Whose keys they are, such as rloo or ppo; by default what the keys tell. A journal says it itself.",
+)
 _PATH = click.argument("path", type=click.Path(path_type=Path))
 
 
 @click.command()
 @_PATH
+@_ALGORITHM
 @click.option(
     "--format",
     "form",
@@ -25,7 +31,7 @@ _PATH = click.argument("path", type=click.Path(path_type=Path))
     show_default=True,
     help="How to report.",
 )
-def replay(path: Path, form: str) -> None:
+def replay(path: Path, algorithm: str, form: str) -> None:
     """Say what the rules would have found in a run that is over, when and why.
 
     PATH is a trainer_state.json (or an output or checkpoint directory with one), a journal, a TensorBoard
@@ -34,12 +40,14 @@ def replay(path: Path, form: str) -> None:
     Exits with 0 when nothing was found, 3 when there are anomalies, 1 on an error.
     """
     from rlhf_otel.replay import Replay, open_log
+    from rlhf_otel.replay.log import check_has_steps
     from rlhf_otel.replay.reports import FORMATS, Report
 
-    log = open_log(path)
+    log = open_log(path, algorithm=algorithm)
     replayed = Replay()
     for record in log.records:
         replayed.observe(record)
+    check_has_steps(log, replayed.steps)
     click.echo(FORMATS[form](Report(log, replayed)), nl=False)
     if replayed.anomalies:
         raise click.exceptions.Exit(ANOMALIES_FOUND)

@@ -46,6 +46,8 @@ PATIENCE: Final = 500
 MOVING_RANGE: Final = 1.128
 """Mean absolute difference of two independent normal values over their standard deviation: 2 / sqrt(pi)."""
 
+_tuple: Final = tuple.__new__
+"""Makes a named tuple in a third of the time that calling its class takes."""
 _FAST: Final = 2.0 / (FAST_STEPS + 1)
 _SLOW: Final = 2.0 / (SLOW_STEPS + 1)
 
@@ -99,14 +101,17 @@ class Baseline:
             scale = 1e-12
         reference = self.reference
         floor = mean if mean > self._resolution else self._resolution
-        statistics = Statistics(
-            average,
-            mean,
-            (value - mean) / scale,
-            average / floor if floor > 0 and mean >= 0 else None,
-            (average - mean) / scale,
-            average / reference if reference is not None and reference > 0 else None,
-            cusum,
+        statistics = _tuple(
+            Statistics,
+            (
+                average,
+                mean,
+                (value - mean) / scale,
+                average / floor if floor > 0 and mean >= 0 else None,
+                (average - mean) / scale,
+                average / reference if reference is not None and reference > 0 else None,
+                cusum,
+            ),
         )
         self._learn(value, scale)
         return statistics

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Final, NamedTuple
 
 from rlhf_otel.catalogue.rules import (
@@ -44,16 +45,21 @@ class Verdict(NamedTuple):
 
 
 class _RuleState:
-    __slots__ = ("clean", "inhibitors", "pending", "predicates", "rule", "since", "verdict")
+    __slots__ = ("clean", "idle", "inhibitors", "pending", "rule", "since", "verdict")
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.predicates: tuple[Predicate, ...] = tuple(_compile(condition) for condition in rule.conditions)
         self.verdict = Verdict(rule, signal=rule.signal)
         self.inhibitors: tuple[_RuleState, ...] = ()
         self.pending = 0
         self.since = 0
         self.clean = 0
+        self.idle = True
+        """Neither pending nor active: a step without breach changes nothing."""
+
+    def judges(self, step: int) -> bool:
+        """Whether the rule applies yet; without ``after_step`` also to a step 0, as other programs count."""
+        return not self.rule.after_step or step > self.rule.after_step
 
 
 class Detector:
@@ -66,23 +72,34 @@ class Detector:
             names = state.rule.inhibited_by
             state.inhibitors = tuple(self._states[name] for name in names if name in self._states)
         self._order = _inhibitors_first(list(self._states.values()))
+        self._plan = tuple(
+            (state, *_screen(state.rule), _all_hold(state.rule.conditions)) for state in self._order
+        )
         self.verdicts: tuple[Verdict, ...] = tuple(state.verdict for state in self._order)
 
     def observe(self, record: StepRecord, statistics: dict[str, Statistics]) -> list[Anomaly]:
-        """Judge one step; return the anomalies that begin with it."""
+        """Judge one step; return the anomalies that begin with it.
+
+        Nearly all rules fail at their first condition at nearly all steps, which is found out without a call;
+        what passes is judged in full.
+        """
         fired: list[Anomaly] = []
         changed = False
-        for state in self._order:
-            breach = True
-            for predicate in state.predicates:
-                if not predicate(record, statistics):
-                    breach = False
-                    break
-            if breach and record.step > state.rule.after_step and not _inhibited(state):
+        for state, signal, index, above, threshold, breached in self._plan:
+            if index is not None:
+                known = statistics.get(signal)
+                value = None if known is None else known[index]
+                possible = value is not None and (value > threshold if above else value < threshold)
+            else:
+                possible = True
+            if not (possible and breached(record, statistics)):
+                if not state.idle:
+                    changed |= self._clean(state, record)
+            elif state.judges(record.step) and not _inhibited(state):
                 changed = True
                 if self._breach(state, record):
                     fired.append(_fire(state, record, statistics))
-            elif state.pending or state.verdict.active:
+            elif not state.idle:
                 changed |= self._clean(state, record)
         if changed:
             self.verdicts = tuple(state.verdict for state in self._order)
@@ -91,6 +108,7 @@ class Detector:
     @staticmethod
     def _breach(state: _RuleState, record: StepRecord) -> bool:
         """Count a step in breach; True when the rule begins to fire with it."""
+        state.idle = False
         if not state.pending:
             state.since = record.step
         state.pending += 1
@@ -107,12 +125,12 @@ class Detector:
         state.pending = 0
         state.clean += 1
         verdict = state.verdict
-        if (
-            not verdict.active
-            or state.clean < LATCH_STEPS
-            or record.time_ns - verdict.last_time_ns < LATCH_NS
-        ):
+        if not verdict.active:
+            state.idle = True
             return False
+        if state.clean < LATCH_STEPS or record.time_ns - verdict.last_time_ns < LATCH_NS:
+            return False
+        state.idle = True
         state.verdict = verdict._replace(active=False)
         return True
 
@@ -134,6 +152,24 @@ def _inhibitors_first(states: list[_RuleState]) -> list[_RuleState]:
     for state in states:
         visit(state)
     return ordered
+
+
+def _screen(rule: Rule) -> tuple[str, int | None, bool, float]:
+    """Signal, index, direction and threshold of the first condition, where it compares a statistic."""
+    first = rule.conditions[0]
+    if not isinstance(first, Comparison) or first.statistic not in _FIELDS:
+        return "", None, False, 0.0
+    index = Statistics._fields.index(_FIELDS[first.statistic])
+    return first.signal, index, first.op == ">", first.threshold
+
+
+def _all_hold(conditions: Sequence[Condition]) -> Predicate:
+    """Whether all of them hold at a step."""
+    return reduce(_both, map(_compile, conditions))
+
+
+def _both(one: Predicate, other: Predicate) -> Predicate:
+    return lambda record, statistics: one(record, statistics) and other(record, statistics)
 
 
 def _compile(condition: object) -> Predicate:

@@ -52,13 +52,15 @@ class Drift:
             error = CLIP
         elif error < -CLIP:
             error = -CLIP
-        self.up = min(max(0.0, self.up + error - ALLOWANCE), LARGEST)
-        self.down = min(max(0.0, self.down - error - ALLOWANCE), LARGEST)
+        up, down = self.up + error - ALLOWANCE, self.down - error - ALLOWANCE
+        self.up = up = LARGEST if up > LARGEST else up if up > 0.0 else 0.0
+        self.down = down = LARGEST if down > LARGEST else down if down > 0.0 else 0.0
         learnt = forecast + error * noise
         self.first += _SLOW * (learnt - self.first)
         self.second += _SLOW * (self.first - self.second)
-        self.noise += _SLOW * (min(change, CLIP * noise) - self.noise)
-        return self.up if self.up >= self.down else -self.down
+        bound = CLIP * noise
+        self.noise += _SLOW * ((change if change < bound else bound) - self.noise)
+        return up if up >= down else -down
 
     def _warm_up(self, value: float, change: float) -> None:
         """Fit a line to the first values, and start as if it had gone on for ever."""

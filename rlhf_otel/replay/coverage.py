@@ -12,7 +12,14 @@ from rlhf_otel.replay.log import Log
 
 TIME_SIGNALS: Final = frozenset({"step_duration", "tokens_per_second"})
 PROCESS_SIGNALS: Final = frozenset(
-    {"gpu_memory_used", "allocation_retries", "host_memory_used", "host_memory_exhaustion"}
+    {
+        "allocation_retries",
+        "gpu_memory_used",
+        "host_memory_exhaustion",
+        "host_memory_used",
+        "reward_function_time",
+        "unscored_ratio",
+    }
 )
 """Read by the callback on the machine that trains; no trainer logs them."""
 _RELATIVE: Final = frozenset(Statistic) - {Statistic.VALUE, Statistic.AVERAGE}
@@ -37,11 +44,11 @@ def unjudged(replay: Replay, log: Log) -> list[Unjudged]:
 
 def _reason(rule: Rule, replay: Replay, log: Log) -> str:
     if rule.rule_class is RuleClass.OUTSIDE:
-        return "Prometheus alone judges these, about a process that is alive"
+        return "judged by Prometheus alone, on a live process"
     reasons = (_missing(condition, replay.counts, log) for condition in rule.conditions)
     found = next((reason for reason in reasons if reason), "")
     if not found and replay.steps < rule.steps:
-        return f"the log has {_steps(replay.steps)}, fewer than these need in a row"
+        return f"only {_steps(replay.steps)} logged, these need more in a row"
     return found
 
 
@@ -54,17 +61,17 @@ def _missing(condition: object, counts: Mapping[str, int], log: Log) -> str:
     if not seen:
         return _absent((condition.signal,), log)
     if condition.statistic in _RELATIVE and seen <= WARM_UP:
-        return f"too few steps: what is usual is known after {WARM_UP}, the log has {_steps(seen)}"
+        return f"what is usual is unknown: {_steps(seen)}, over {WARM_UP} needed"
     return ""
 
 
 def _absent(signals: Iterable[str], log: Log) -> str:
     names = tuple(signals)
     if not log.timed and TIME_SIGNALS.issuperset(names):
-        return "the log has no timestamps"
+        return "the log has no times"
     if PROCESS_SIGNALS.issuperset(names):
-        return "only the callback measures the machine (GPU, host, allocator)"
-    return f"the log has no {' or '.join(names)}"
+        return "measured by the callback alone"
+    return f"no {' or '.join(names)} in the log"
 
 
 def _steps(number: int) -> str:

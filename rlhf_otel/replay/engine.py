@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,7 @@ class ReplayedAnomaly:
             "statistic": anomaly.statistic,
             "observed": anomaly.observed,
             "threshold": anomaly.threshold,
+            "detail": anomaly.detail,
             "summary": self.summary,
             "cause": anomaly.cause,
             "remedy": anomaly.remedy,
@@ -69,13 +71,13 @@ class Replay:
         self.rules = tuple(rules)
         self.anomalies: list[ReplayedAnomaly] = []
         """What has fired so far, in the order of firing."""
-        self.counts: dict[str, int] = {}
-        """Signal to the number of steps that had it."""
         self.steps = 0
         self.first_step = 0
         self.last_step = 0
         self.statistics: dict[str, Statistics] = {}
         """Statistics at the latest step."""
+        self._seen: dict[tuple[str, ...], int] = {}
+        """Names of a step's signals, as a step has them, to the number of such steps: there are a few kinds."""
         self._by_name = {rule.name: rule for rule in self.rules}
         self._baselines = Baselines()
         self._detector = Detector(self.rules)
@@ -87,15 +89,22 @@ class Replay:
         """The detector's verdicts after the latest step."""
         return self._detector.verdicts
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Signal to the number of steps that had it."""
+        found: Counter[str] = Counter()
+        for names, steps in self._seen.items():
+            found.update(dict.fromkeys(names, steps))
+        return dict(found)
+
     def observe(self, record: StepRecord) -> list[ReplayedAnomaly]:
         """Judge one step; return the anomalies that begin with it."""
         if not self.steps:
             self.first_step = record.step
         self.steps += 1
         self.last_step = record.step
-        counts = self.counts
-        for name in record.values:
-            counts[name] = counts.get(name, 0) + 1
+        seen = tuple(record.values)
+        self._seen[seen] = self._seen.get(seen, 0) + 1
         self.statistics = self._baselines.observe(record.kind, record.values)
         begun = [self._begin(anomaly) for anomaly in self._detector.observe(record, self.statistics)]
         if self._detector.verdicts is not self._verdicts:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rlhf_otel.errors import ReplayError
 from rlhf_otel.records import RunEnd, RunIdentity, StepRecord
 from rlhf_otel.replay.rows import Row, RowAssembler
 
@@ -41,5 +42,22 @@ class Log:
         for row in rows:
             record = assembler.record(row)
             self.timed = assembler.timed
+            if assembler.algorithm != self.identity.algorithm:
+                self.identity = replace(self.identity, algorithm=assembler.algorithm)
             if record is not None:
                 yield record
+
+
+def check_has_steps(log: Log, steps: int) -> None:
+    """ReplayError for a log that has been read and has no training step: silence about it is no health."""
+    if steps:
+        return
+    if not log.unknown:
+        raise ReplayError(
+            f"{log.path} ({log.format}) has no training steps yet, or logging_steps is too large"
+        )
+    known = "loss, grad_norm, reward, kl, entropy, completions/mean_length, rewards/chosen"
+    raise ReplayError(
+        f"{log.path} ({log.format}) has no training step: none of its keys is known "
+        f"({', '.join(list(log.unknown)[:8])}). Known are those that TRL logs, such as {known}; docs/metrics.md lists them."
+    )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from rlhf_otel.errors import ReplayError
 from rlhf_otel.exporters.journal import journal_files
-from rlhf_otel.records import RunIdentity
+from rlhf_otel.records import RunIdentity, StepRecord
 from rlhf_otel.replay.following import Following, lines
 from rlhf_otel.replay.log import Log
 from rlhf_otel.replay.readers import journal, tables, trainer_state, verl
-from rlhf_otel.replay.rows import RowAssembler
+from rlhf_otel.replay.rows import Row, RowAssembler, TRLVocabulary
 
 KNOWN: Final = (
     "a trainer_state.json, a JSON list of log dicts, a journal directory, a TensorBoard log directory, an "
@@ -22,21 +24,46 @@ KNOWN: Final = (
 _CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 
 
-def open_log(path: str | Path, following: Following | None = None) -> Log:
+class _How(NamedTuple):
+    """How a log is to be read."""
+
+    following: Following | None
+    algorithm: str
+
+
+def open_log(path: str | Path, following: Following | None = None, algorithm: str = "") -> Log:
     """The log at ``path``, whatever its format; with ``following``, one that is still growing.
 
-    Raises ReplayError or JournalError where it cannot be read, some of it only on the way.
+    ``algorithm``, such as ``"rloo"``, says whose keys they are (``RunIdentity.algorithm``); else the keys tell as
+    far as they can. A journal says it itself. Raises ReplayError or JournalError where the log cannot be read,
+    some of it only on the way.
     """
     path = Path(path)
     if not path.exists():
         raise ReplayError(f"{path} does not exist")
+    how = _How(following, algorithm)
     try:
-        log = _open_directory(path, following) if path.is_dir() else _open_file(path, following)
+        log = _open_directory(path, how) if path.is_dir() else _open_file(path, how)
     except OSError as error:
         raise ReplayError(f"{path} cannot be read: {error.strerror}") from error
+    log.records = _guarded(log.records, path)
     if not log.identity.run_id:
         log.identity = RunIdentity(run_id=_run_id(path), run_name=path.name)
     return log
+
+
+def _guarded(records: Iterator[StepRecord], path: Path) -> Iterator[StepRecord]:
+    """What a reader meets on the way, as errors of ours."""
+    try:
+        yield from records
+    except OSError as error:
+        raise ReplayError(f"{path} cannot be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise ReplayError(f"{path} is no CSV file: {error}") from error
+    except MemoryError:
+        raise ReplayError(
+            f"{path} does not fit into memory; JSON Lines and journals are read line by line"
+        ) from None
 
 
 def _run_id(path: Path) -> str:
@@ -46,21 +73,27 @@ def _run_id(path: Path) -> str:
     return f"{resolved.parent.name}-{plain}" if plain in ("trainer_state", "metrics", "log") else plain
 
 
-def _open_directory(path: Path, following: Following | None) -> Log:
+def _open_directory(path: Path, how: _How) -> Log:
     for place in (path, path / "rlhf_otel"):
         if place.is_dir() and journal_files(place):
-            return journal.read(place, following)
+            return journal.read(place, how.following)
     if (path / "trainer_state.json").is_file():
-        return _open_file(path / "trainer_state.json", following)
+        return _open_file(path / "trainer_state.json", how)
     checkpoints = [each for each in path.glob("checkpoint-*/trainer_state.json") if _number(each.parent) >= 0]
     if checkpoints:
-        return _open_file(max(checkpoints, key=lambda each: _number(each.parent)), following)
-    runs = sorted(path.glob("run-*.wandb"))
-    if len(runs) == 1:
-        return _open_wandb(runs[0], following)
+        return _open_file(max(checkpoints, key=lambda each: _number(each.parent)), how)
+    runs = sorted({run.resolve() for run in path.rglob("run-*.wandb")})  # latest-run is a link to one of them
+    if len(runs) > 1:
+        raise ReplayError(f"{path} holds {len(runs)} runs of W&B; name one of them: {_names(runs)}")
+    if runs:
+        return _open_wandb(runs[0], how)
     if next(path.rglob("*tfevents*"), None) is not None:
-        return _open_tensorboard(path, following)
+        return _open_tensorboard(path, how)
     raise ReplayError(f"{path} holds no log that can be replayed: {KNOWN}")
+
+
+def _names(paths: Iterable[Path]) -> str:
+    return ", ".join(str(path) for path in list(paths)[:10])
 
 
 def _number(checkpoint: Path) -> int:
@@ -68,23 +101,22 @@ def _number(checkpoint: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _open_file(path: Path, following: Following | None) -> Log:
+def _open_file(path: Path, how: _How) -> Log:
     if path.suffix == ".wandb":
-        return _open_wandb(path, following)
+        return _open_wandb(path, how)
     if "tfevents" in path.name:
-        return _open_tensorboard(path, following)
+        return _open_tensorboard(path, how)
     with path.open("rb") as file:
         first = file.readline(1 << 20)
         begin = first.lstrip()[:1]
     if not begin:
         raise ReplayError(f"{path} is empty")
     if begin == b"[" or (begin == b"{" and not _is_object(first)):
-        return _open_state(path, following)
+        return _open_state(path, how)
     if begin == b"{":
-        return _open_objects(path, first, following)
+        return _open_objects(path, first, how)
     if path.suffix.lower() in (".csv", ".tsv", ".txt", ""):
-        rows = tables.csv_rows(lines(path, following), path)
-        return Log(path, tables.CSV).read_rows(rows, RowAssembler())
+        return _read(path, tables.CSV, tables.csv_rows(lines(path, how.following), path), how)
     raise ReplayError(f"{path} is no log that can be replayed: {KNOWN}")
 
 
@@ -95,34 +127,39 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _open_state(path: Path, following: Following | None) -> Log:
-    _, is_state = trainer_state.log_dicts(path)
-    assembler = RowAssembler(null_is_nonfinite=is_state)
-    return Log(path, trainer_state.FORMAT).read_rows(trainer_state.rows(path, following), assembler)
+def _open_state(path: Path, how: _How) -> Log:
+    history, is_state = trainer_state.log_dicts(path)
+    rows = trainer_state.rows(path, history, how.following)
+    return _read(path, trainer_state.FORMAT, rows, how, null_is_nonfinite=is_state)
 
 
-def _open_objects(path: Path, first: bytes, following: Following | None) -> Log:
+def _open_objects(path: Path, first: bytes, how: _How) -> Log:
     """A file whose first line is an object: what its keys say."""
     keys = json.loads(first).keys()
     if "log_history" in keys:
-        return _open_state(path, following)
+        return _open_state(path, how)
     if {"type", "version", "run_id"} <= keys:
-        return journal.read(path, following)
+        return journal.read(path, how.following)
     if {"step", "data"} <= keys:
-        assembler = RowAssembler(verl.vocabulary)
-        return Log(path, verl.FORMAT).read_rows(verl.rows(lines(path, following), path), assembler)
-    rows = tables.jsonl_rows(lines(path, following), path)
-    return Log(path, tables.JSONL).read_rows(rows, RowAssembler())
+        rows = verl.rows(lines(path, how.following), path)
+        return Log(path, verl.FORMAT).read_rows(rows, RowAssembler(verl.vocabulary))
+    return _read(path, tables.JSONL, tables.jsonl_rows(lines(path, how.following), path), how)
 
 
-def _open_wandb(path: Path, following: Following | None) -> Log:
+def _open_wandb(path: Path, how: _How) -> Log:
     from rlhf_otel.replay.readers import wandb_run
 
-    return Log(path, wandb_run.FORMAT).read_rows(wandb_run.rows(path, following), RowAssembler())
+    return _read(path, wandb_run.FORMAT, wandb_run.rows(path, how.following), how)
 
 
-def _open_tensorboard(path: Path, following: Following | None) -> Log:
+def _open_tensorboard(path: Path, how: _How) -> Log:
     from rlhf_otel.replay.readers import tensorboard
 
     run = path if path.is_file() else tensorboard.run_directory(path)
-    return Log(run, tensorboard.FORMAT).read_rows(tensorboard.rows(run, following), RowAssembler())
+    return _read(run, tensorboard.FORMAT, tensorboard.rows(run, how.following), how)
+
+
+def _read(path: Path, form: str, rows: Iterable[Row], how: _How, null_is_nonfinite: bool = False) -> Log:
+    """A log of a trainer of TRL."""
+    vocabulary = TRLVocabulary(how.algorithm)
+    return Log(path, form).read_rows(rows, RowAssembler(vocabulary, null_is_nonfinite))

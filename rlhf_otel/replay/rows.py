@@ -12,8 +12,10 @@ from typing import Any, Final, NamedTuple
 
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.detection.derived import add_derived, add_evaluation_gap
 from rlhf_otel.records import StepRecord
-from rlhf_otel.replay.spelling import STEP_KEYS, TIME_KEYS, trl_key
+from rlhf_otel.replay.algorithm import algorithm_of
+from rlhf_otel.replay.spelling import STEP_KEYS, TIME_KEYS, trl_keys
 from rlhf_otel.sources.trl_logs import MappedLogs, as_number, map_logs
 
 SYNTHETIC_STEP_NS: Final = 15 * 10**9
@@ -21,6 +23,10 @@ SYNTHETIC_STEP_NS: Final = 15 * 10**9
 FIRST_UNIX_TIME: Final = 1e9
 """Numbers below it in a column called "time" are no Unix time but seconds since some start."""
 
+GENERATED: Final = frozenset({"reward", "completion_length"})
+"""Signals of a generation."""
+ENOUGH_REWARDS: Final = 3
+"""Rewards that came with a completion length before a missing one means something."""
 WATCHED: Final = frozenset(signal.name for signal in SIGNALS if signal.watch_nonfinite)
 _NOT_TRAINING: Final = frozenset({"epoch", "learning_rate"})
 """Signals that also stand in rows which are no training step."""
@@ -41,24 +47,36 @@ def row_of(values: Mapping[str, Any]) -> Row:
     step = next((number for key in STEP_KEYS if (number := as_number(values.get(key))) is not None), None)
     times = (as_number(values.get(key)) for key in TIME_KEYS)
     time_s = next((time for time in times if time is not None and time > FIRST_UNIX_TIME), None)
-    rest = {key: value for key, value in values.items() if key not in STEP_KEYS and key not in TIME_KEYS}
+    rest = dict(values)
+    for key in (*STEP_KEYS, *TIME_KEYS):
+        rest.pop(key, None)
     return Row(int(step) if step is not None and math.isfinite(step) else None, time_s, rest)
 
 
-def trl_vocabulary(values: Mapping[str, Any]) -> MappedLogs:
-    """The meaning of TRL's keys, in whatever spelling."""
-    return map_logs({trl_key(key): value for key, value in values.items()})
+class TRLVocabulary:
+    """The meaning of TRL's keys, in whatever spelling; of an algorithm's, once they tell which it is."""
+
+    def __init__(self, algorithm: str = "") -> None:
+        self.algorithm = algorithm
+
+    def __call__(self, values: Mapping[str, Any]) -> MappedLogs:
+        """Values by meaning."""
+        keys = trl_keys(tuple(values))
+        if not self.algorithm:
+            self.algorithm = algorithm_of(keys)
+        return map_logs(dict(zip(keys, values.values(), strict=True)), self.algorithm)
 
 
 class RowAssembler:
     """Turns the rows of one log into records; remembers what spans rows."""
 
-    def __init__(self, vocabulary: Vocabulary = trl_vocabulary, null_is_nonfinite: bool = False) -> None:
+    def __init__(self, vocabulary: Vocabulary, null_is_nonfinite: bool = False) -> None:
         """``null_is_nonfinite``: TRL logs null where all values were NaN; elsewhere null may mean "none"."""
         self._vocabulary = vocabulary
         self._null_is_nonfinite = null_is_nonfinite
         self._rows = 0
         self._rewarded = False
+        self._paired = 0
         self._tokens: float | None = None
         self._last_step = 0
         self._last_time_s: float | None = None
@@ -69,14 +87,19 @@ class RowAssembler:
         self.unknown: dict[str, int] = {}
         """Keys that no signal stands for, to the number of rows in which they were NaN or infinite."""
 
+    @property
+    def algorithm(self) -> str:
+        """The algorithm whose keys they are, as far as it is known."""
+        return str(getattr(self._vocabulary, "algorithm", ""))
+
     def record(self, row: Row) -> StepRecord | None:
         """The row's record; None for an evaluation, the closing summary, or what is about no training
         step."""
-        mapped = self._vocabulary(row.values)
+        logged = _nan_for_null(row.values) if self._null_is_nonfinite else row.values
+        mapped = self._vocabulary(logged)
         self.evaluation.update(mapped.evaluation)
         self._note_unknown(mapped.unmapped)
-        nulls = _nulls(row.values) if self._null_is_nonfinite else ()
-        if not (mapped.values.keys() - _NOT_TRAINING or mapped.reward_functions or nulls):
+        if not (mapped.values.keys() - _NOT_TRAINING or mapped.reward_functions):
             return None
         self._rows += 1
         step = self._last_step + 1 if row.step is None else row.step
@@ -93,8 +116,11 @@ class RowAssembler:
             unmapped=mapped.unmapped,
         )
         self._add_time(record, row.time_s, mapped.tokens)
+        self._add_dropped_reward(record)
         _add_groups(record.values)
-        _add_nonfinite(record, nulls)
+        add_derived(record)
+        add_evaluation_gap(record.values, self.evaluation.get("reward"))
+        _add_nonfinite(record)
         self._last_step = step
         if row.time_s is not None:
             self._last_time_s = row.time_s
@@ -113,11 +139,23 @@ class RowAssembler:
 
     def _kind(self, mapped: MappedLogs) -> StepKind:
         """Steps that train on a generation again lack its keys; only trainers that log rewards have any."""
-        if "reward" in mapped.values:
-            self._rewarded = True
-        elif self._rewarded:
-            return StepKind.REUSE
-        return StepKind.GENERATE
+        self._rewarded = self._rewarded or "reward" in mapped.values
+        reuses = self._rewarded and GENERATED.isdisjoint(mapped.values)
+        return StepKind.REUSE if reuses else StepKind.GENERATE
+
+    def _add_dropped_reward(self, record: StepRecord) -> None:
+        """TRL logs None for a reward that was NaN throughout, and trackers drop None. So a reward that is
+        missing beside a completion length, with which it used to come, was NaN."""
+        values = record.values
+        if "completion_length" not in values:
+            return
+        if "reward" in values:
+            self._paired += 1
+        elif self._paired >= ENOUGH_REWARDS:
+            values["reward"] = math.nan
+            record.details["reward"] = (
+                "missing though completions were generated; TRL drops a reward that is NaN"
+            )
 
     def _add_time(self, record: StepRecord, time_s: float | None, tokens: float | None) -> None:
         """Durations from the times of rows, spread over the steps between them."""
@@ -133,10 +171,10 @@ class RowAssembler:
             self._tokens = tokens
 
 
-def _nulls(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Signals whose value is null."""
-    empty = {trl_key(key): math.nan for key, value in values.items() if value is None}
-    return tuple(name for name in map_logs(empty).values if name in WATCHED) if empty else ()
+def _nan_for_null(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    if None not in values.values():
+        return values
+    return {key: math.nan if value is None else value for key, value in values.items()}
 
 
 def _add_groups(values: dict[str, float]) -> None:
@@ -147,9 +185,7 @@ def _add_groups(values: dict[str, float]) -> None:
     values["zero_advantage_groups"] = 1.0 if deviation == 0.0 else share or 0.0
 
 
-def _add_nonfinite(record: StepRecord, nulls: tuple[str, ...]) -> None:
+def _add_nonfinite(record: StepRecord) -> None:
     for name, value in record.values.items():
         if value - value != 0.0 and name in WATCHED:
             record.nonfinite[name] = 1
-    for name in nulls:
-        record.nonfinite[name] = 1

@@ -101,7 +101,7 @@ def _records(records: Iterable[Record], log: Log, following: Following | None) -
     for record in records:
         kind = record["type"]
         if kind == "step":
-            yield step_of(record)
+            yield _checked_step(record, log.path)
         elif kind == "run":
             log.identity = RunIdentity(**{name: record[name] for name in _IDENTITY if name in record})
             log.config = record.get("config", {})
@@ -113,10 +113,20 @@ def _records(records: Iterable[Record], log: Log, following: Following | None) -
                 return
 
 
+def _checked_step(record: Record, path: Path) -> StepRecord:
+    try:
+        return step_of(record)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        step = record.get("step")
+        raise JournalError(
+            f"{path}: the record of step {step!r} is no step of ours: {type(error).__name__}: {error}"
+        ) from None
+
+
 def step_of(record: Record) -> StepRecord:
     """A step as it was judged."""
     end_ns = int(record["time"] * 1e9)
-    values: dict[str, float] = record.get("values", {})
+    values = {key: value for key, value in record.get("values", {}).items() if type(value) in (float, int)}
     if "step_duration" not in values:  # the step that raised: judged in process for what is not finite alone
         values = {name: value for name, value in values.items() if value - value != 0.0}
     return StepRecord(

@@ -25,7 +25,7 @@ def json_objects(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any]]
             continue
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if not line.endswith(b"\n"):
                 return
             raise ReplayError(f"{path}, line {number}: not JSON: {error}") from None

@@ -18,8 +18,9 @@ def log_dicts(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """The log dicts, and whether they are of a real trainer state. ReplayError where there are none."""
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ReplayError(f"{path} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        hint = "cut off? Take the trainer_state.json of a checkpoint that was saved whole, or the journal"
+        raise ReplayError(f"{path} is not JSON ({error}): {hint}") from None
     is_state = isinstance(content, dict)
     history = content.get("log_history") if is_state else content
     if not isinstance(history, list):
@@ -30,31 +31,28 @@ def log_dicts(path: Path) -> tuple[list[dict[str, Any]], bool]:
     return history, is_state
 
 
-def rows(path: Path, following: Following | None) -> Iterator[Row]:
-    """Rows and, when following, those that later versions of the file add: it is rewritten at each save."""
-    seen: list[dict[str, Any]] = []
+def rows(path: Path, history: list[dict[str, Any]], following: Following | None) -> Iterator[Row]:
+    """Rows of ``history`` and, when following, those that later versions of the file add: it is rewritten at
+    each save."""
+    yield from map(row_of, history)
     version = None
-    while True:
+    while following is not None:
         found = _version(path)
         if found != version:
-            history = _history(path, seen, following)
-            if history is not None:
+            longer = _longer(path, history)
+            if longer is not None:
                 version = found
-                fresh, seen = history[len(seen) :], history
+                fresh, history = longer[len(history) :], longer
                 yield from map(row_of, fresh)
-        if following is None or not following.wait():
+        if not following.wait():
             return
 
 
-def _history(
-    path: Path, seen: list[dict[str, Any]], following: Following | None
-) -> list[dict[str, Any]] | None:
+def _longer(path: Path, seen: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """The log dicts; None while the file is being written."""
     try:
         history, _ = log_dicts(path)
     except (ReplayError, OSError):
-        if following is None or not seen:
-            raise
         return None
     # repr: a NaN is not equal to itself
     if repr(history[: len(seen)]) != repr(seen):

@@ -58,13 +58,22 @@ def rows(path: Path, following: Following | None) -> Iterator[Row]:
                 if number < seen:
                     continue
                 seen = number + 1
-                record = _CLASSES["Record"].FromString(data)
+                record = _parsed(path, data)
                 if record.HasField("history"):
                     yield row_of(dict(flat(_values(record.history))))
                 if record.HasField("exit") and following is not None:
                     return
         if following is None or not following.wait():
             return
+
+
+def _parsed(path: Path, data: bytes) -> Any:
+    from google.protobuf.message import DecodeError
+
+    try:
+        return _CLASSES["Record"].FromString(data)
+    except DecodeError as error:
+        raise ReplayError(f"{path} is damaged, or no run file of W&B: {error}") from None
 
 
 def _values(history: Any) -> dict[str, Any]:
@@ -82,7 +91,10 @@ def _values(history: Any) -> dict[str, Any]:
 
 def _decoded(text: str) -> Any:
     """JSON, in which W&B writes NaN and infinity as text."""
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 

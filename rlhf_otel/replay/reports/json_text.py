@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any, Final
 
-from rlhf_otel.replay.reports.wording import Report
+from rlhf_otel.replay.reports.wording import Report, notes
 
 VERSION: Final = 1
 """A change that breaks readers raises it."""
@@ -20,13 +20,14 @@ def as_json(report: Report) -> str:
         "path": str(log.path),
         "format": log.format,
         "run_id": log.identity.run_id,
+        "algorithm": log.identity.algorithm,
         "timestamps": log.timed,
         "steps": replay.steps,
         "first_step": replay.first_step if replay.steps else None,
         "last_step": replay.last_step if replay.steps else None,
         "anomalies": [_finite(found.as_dict()) for found in report.anomalies],
         "not_judged": [{"reason": reason.reason, "rules": list(reason.rules)} for reason in report.unjudged],
-        "notes": log.notes,
+        "notes": notes(report),
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_otel.replay.reports.wording import Report, headline, span, verdict, why
+from rlhf_otel.replay.reports.wording import Report, headline, notes, span, verdict, why
 
 
 def markdown(report: Report) -> str:
@@ -21,6 +21,6 @@ def markdown(report: Report) -> str:
             )
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         lines.append("")
-    lines += [f"- {note}" for note in report.log.notes]
+    lines += [f"- {note}" for note in notes(report)]
     lines += [f"- Not judged: {', '.join(reason.rules)}: {reason.reason}." for reason in report.unjudged]
     return "\n".join(lines) + "\n"

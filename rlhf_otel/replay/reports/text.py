@@ -10,16 +10,17 @@ from typing import Final
 from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.replay.coverage import partly_unwatched
 from rlhf_otel.replay.engine import ReplayedAnomaly
-from rlhf_otel.replay.reports.wording import Report, headline, span, verdict, why
+from rlhf_otel.replay.reports.wording import Report, headline, notes, span, verdict, why
 
 WIDTH: Final = 110
 MAX_UNKNOWN_KEYS: Final = 8
+MAX_REASON: Final = 44
 
 
 def text(report: Report) -> str:
     """For a terminal."""
     parts = [headline(report), verdict(report)]
-    parts += [f"Note: {note}" for note in report.log.notes]
+    parts += ["\n".join(_wrapped(f"Note: {note}")) for note in notes(report)]
     for found in _repeats_together(report.anomalies):
         parts.append("\n" + "\n".join(_text_of(found)))
     parts.append("\n" + "\n".join(_text_unjudged(report)))
@@ -80,10 +81,25 @@ def _text_unjudged(report: Report) -> Iterator[str]:
         yield from _wrapped(f"NaN would not have been seen in: {', '.join(missing)} (not in the log).")
     if report.unjudged:
         yield "Not judged:"
+    width = min(MAX_REASON, max((len(reason.reason) for reason in report.unjudged), default=0))
     for reason in report.unjudged:
-        yield from _wrapped(f"- {', '.join(reason.rules)}: {reason.reason}.", "  ")
-
+        yield from _row(reason.reason, ", ".join(reason.rules), width)
     yield from _text_unknown(report.log.unknown)
+
+
+def _row(label: str, content: str, width: int) -> Iterator[str]:
+    """A row of two columns; a label that is too long has a line of its own."""
+    indent = " " * (width + 4)
+    if len(label) > width:
+        yield f"  {label}"
+        label = ""
+    yield from textwrap.wrap(
+        content,
+        WIDTH,
+        initial_indent=f"  {label:<{width}}  ",
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
 
 
 def _text_unknown(unknown: dict[str, int]) -> Iterator[str]:

@@ -7,24 +7,46 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from rlhf_otel.catalogue.rules import Comparison, Severity, Statistic
+from rlhf_otel.catalogue.rules import Condition, NonFinite, Rule, Severity, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
+from rlhf_otel.detection.baselines import WARM_UP
 from rlhf_otel.replay.coverage import Unjudged, unjudged
 from rlhf_otel.replay.engine import Replay, ReplayedAnomaly
 from rlhf_otel.replay.log import Log
 
-_STATISTIC: Final[dict[str, str]] = {
-    Statistic.VALUE: "the threshold is {threshold}",
-    Statistic.AVERAGE: "its average over about 10 steps is {observed}, the threshold {threshold}",
-    Statistic.ZSCORE: "that is {observed} usual deviations off, the threshold is {threshold}",
-    Statistic.SHIFT: "its average is {observed} usual deviations off, the threshold is {threshold}",
-    Statistic.RATIO: "its average is {observed} times the usual, the threshold {threshold}",
-    Statistic.REFERENCE_RATIO: "its average is {observed} times that of the first steps, the threshold {threshold}",
-    Statistic.BASELINE: "what is usual is {observed}, the threshold {threshold}",
-    Statistic.CUSUM: "deviations from its trend add up to {observed}, the threshold is {threshold}",
-    Statistic.VALUE_RATIO: "that is {observed} times the usual, the threshold is {threshold}",
+_FOUND: Final[dict[str, str]] = {
+    Statistic.VALUE: "",
+    Statistic.AVERAGE: "; its average over about 10 steps was {observed}",
+    Statistic.ZSCORE: ", {observed} usual deviations off",
+    Statistic.SHIFT: "; its average over about 10 steps was {observed} usual deviations off",
+    Statistic.RATIO: "; its average over about 10 steps was {observed} times the usual",
+    Statistic.REFERENCE_RATIO: "; its average over about 10 steps was {observed} times that of the first {warm_up} steps",
+    Statistic.BASELINE: "",
+    Statistic.CUSUM: "; its deviations from its own trend added up to {observed}",
+    Statistic.VALUE_RATIO: ", {observed} times the usual",
+}
+"""What was seen of a signal beside its value and what is usual."""
+_NEEDED: Final[dict[str, str]] = {
+    Statistic.VALUE: "{signal} {op} {threshold}",
+    Statistic.AVERAGE: "the average of {signal} {op} {threshold}",
+    Statistic.ZSCORE: "{signal} {op} {threshold} usual deviations off",
+    Statistic.SHIFT: "the average of {signal} {op} {threshold} usual deviations off",
+    Statistic.RATIO: "the average of {signal} {op} {threshold} times the usual",
+    Statistic.REFERENCE_RATIO: "the average of {signal} {op} {threshold} times that of the first steps",
+    Statistic.BASELINE: "the usual {signal} {op} {threshold}",
+    Statistic.CUSUM: "the added up deviations of {signal} from its own trend {op} {threshold}",
+    Statistic.VALUE_RATIO: "{signal} {op} {threshold} times the usual",
 }
 _WORDS: Final = {">": "above", "<": "below"}
+FORMAT_NAMES: Final = {
+    "trainer_state": "trainer_state.json",
+    "journal": "journal",
+    "tensorboard": "TensorBoard",
+    "wandb": "W&B run",
+    "csv": "CSV",
+    "jsonl": "JSON Lines",
+    "verl": "verl's file logger",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +66,11 @@ class Report:
         """What could not be judged."""
         return unjudged(self.replay, self.log)
 
+    @property
+    def judged_rules(self) -> int:
+        """Rules that could have fired."""
+        return len(self.replay.rules) - sum(len(reason.rules) for reason in self.unjudged)
+
 
 def number(value: float | None) -> str:
     """A number for people: 4 digits."""
@@ -60,37 +87,34 @@ def with_unit(value: float | None, signal: str) -> str:
 
 
 def why(found: ReplayedAnomaly) -> str:
-    """The evidence, in a sentence: the value, what is usual, and the threshold that it passed."""
+    """The evidence: the value, what is usual, and what the rule asks for."""
     anomaly = found.anomaly
     if anomaly.statistic == "nonfinite":
-        return f"{anomaly.signal} was {_nonfinite(anomaly.value)} at step {anomaly.step}"
+        detail = f" ({anomaly.detail})" if anomaly.detail else ""
+        return f"{anomaly.signal} was {_nonfinite(anomaly.value)} at step {anomaly.step}{detail}"
     usual = "" if anomaly.baseline is None else f", usually {number(anomaly.baseline)}"
-    sentence = (
-        f"{anomaly.signal} was {with_unit(anomaly.value, anomaly.signal)} at step {anomaly.step}{usual}"
-    )
-    template = _STATISTIC.get(
-        anomaly.statistic, f"its {anomaly.statistic} is {{observed}}, the threshold {{threshold}}"
-    )
-    threshold = f"{_operator(found)} {number(anomaly.threshold)}".strip()
-    others = [
-        _condition(condition) for condition in found.rule_conditions[1:] if isinstance(condition, Comparison)
-    ]
-    also = f"; also {' and '.join(others)}" if others else ""
-    return f"{sentence}; {template.format(observed=number(anomaly.observed), threshold=threshold)}{also}"
+    seen = _FOUND.get(anomaly.statistic, "").format(observed=number(anomaly.observed), warm_up=WARM_UP)
+    value = with_unit(anomaly.value, anomaly.signal)
+    asked = evidence(found.rule_as_judged)
+    return f"{anomaly.signal} was {value} at step {anomaly.step}{usual}{seen}. The rule asks for {asked}."
+
+
+def evidence(rule: Rule) -> str:
+    """What must hold for a rule to fire, in words."""
+    needed = " and ".join(map(_condition, rule.conditions))
+    return f"{needed}, {rule.steps} times in a row" if rule.steps > 1 else needed
 
 
 def _nonfinite(value: float) -> str:
     return "NaN or infinite" if math.isfinite(value) else number(value)
 
 
-def _operator(found: ReplayedAnomaly) -> str:
-    first = found.rule_conditions[0]
-    return _WORDS[first.op] if isinstance(first, Comparison) else ""
-
-
-def _condition(condition: Comparison) -> str:
-    statistic = condition.statistic.value.replace("_", " ")
-    return f"{statistic} of {condition.signal} {_WORDS[condition.op]} {number(condition.threshold)}"
+def _condition(condition: Condition) -> str:
+    if isinstance(condition, NonFinite):
+        return f"NaN or infinity in {' or '.join(condition.signals)}"
+    return _NEEDED[condition.statistic].format(
+        signal=condition.signal, op=_WORDS[condition.op], threshold=number(condition.threshold)
+    )
 
 
 def span(found: ReplayedAnomaly) -> str:
@@ -103,17 +127,34 @@ def span(found: ReplayedAnomaly) -> str:
 def headline(report: Report) -> str:
     """What was read."""
     replay, log = report.replay, report.log
+    form = FORMAT_NAMES.get(log.format, log.format)
+    algorithm = f" of {log.identity.algorithm}" if log.identity.algorithm else ""
     if not replay.steps:
-        return f"{log.path}: {log.format}, no training steps"
+        return f"{log.path}: {form}{algorithm}, no training steps"
     steps = f"{replay.steps} logged steps ({replay.first_step} to {replay.last_step})"
-    return f"{log.path}: {log.format}, {steps}{'' if log.timed else ', no timestamps'}"
+    return f"{log.path}: {form}{algorithm}, {steps}{'' if log.timed else ', without times'}"
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader should know about the log."""
+    replay, found = report.replay, list(report.log.notes)
+    if replay.steps > 1:
+        apart = round((replay.last_step - replay.first_step) / (replay.steps - 1))
+        if apart > 1:
+            found.append(
+                f"It was logged about every {apart} steps: most values are means over {apart} steps, and where a rule "
+                "counts, it counts entries. logging_steps=1 would tell more."
+            )
+    return found
 
 
 def verdict(report: Report) -> str:
     """How many anomalies of which severity."""
     counts = Counter(found.anomaly.severity for found in report.anomalies)
+    if not report.replay.steps:
+        return "Nothing to judge."
     if not counts:
-        return "No anomalies."
+        return f"No anomalies; {report.judged_rules} of {len(report.replay.rules)} rules could be judged."
     parts = ", ".join(f"{counts[severity]} {severity}" for severity in Severity if counts[severity])
     total = len(report.anomalies)
     return f"{total} {'anomaly' if total == 1 else 'anomalies'}: {parts}."
