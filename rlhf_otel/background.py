@@ -25,9 +25,10 @@ Job = tuple[Callable[..., object], tuple[Any, ...]]
 class Background:
     """Runs jobs in order on a daemon thread."""
 
-    def __init__(self, limit: int = MAX_QUEUED) -> None:
+    def __init__(self, limit: int = MAX_QUEUED, name: str = "rlhf_otel-background") -> None:
         self._jobs: deque[Job] = deque()
         self._limit = limit
+        self._name = name
         self._thread: threading.Thread | None = None
         self._wake = threading.Lock()  # held; released to wake the thread
         self._wake.acquire()
@@ -41,7 +42,7 @@ class Background:
 
     def start(self) -> None:
         """Start the thread; jobs submitted before wait for it."""
-        self._thread = threading.Thread(target=self._work, name="rlhf_otel-background", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
         self._thread.start()
 
     def submit(self, function: Callable[..., object], *arguments: Any) -> bool:

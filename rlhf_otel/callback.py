@@ -21,6 +21,7 @@ from transformers.integrations import integration_utils
 from rlhf_otel import faults, resumption, serving
 from rlhf_otel import settings as settings_module
 from rlhf_otel.catalogue.spans import Outcome
+from rlhf_otel.errors import TrainingStopped
 from rlhf_otel.instrumentation import register_report_to
 from rlhf_otel.resumption import resumed_checkpoint
 from rlhf_otel.run import Run
@@ -38,6 +39,8 @@ def _safe(method: _Method) -> _Method:
     def safe(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
+        except TrainingStopped:
+            raise
         except Exception as error:  # noqa: BLE001 - faults logs it
             faults.handle("callback", error, f"handling {method.__name__}")
 
@@ -133,6 +136,8 @@ class TelemetryCallback(TrainerCallback):
         """A step has ended."""
         if self._run is not None:
             self._run.end_step(int(state.global_step), state.epoch)
+            if self._run.actions is not None:
+                self._run.actions.at_step_end(int(state.global_step), control)
 
     @_safe
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -167,6 +172,9 @@ class TelemetryCallback(TrainerCallback):
             self._resumed_from = kwargs.get("resume_from_checkpoint", args[0] if args else None)
             try:
                 return original(*args, **kwargs)
+            except TrainingStopped:
+                self._end(Outcome.INTERRUPTED)
+                return None
             except BaseException as error:
                 self._raised(error)
                 raise

@@ -5,7 +5,8 @@
     ├── CatalogueError          a signal, metric or rule contradicts another
     ├── JournalError            a journal cannot be read
     ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
-    └── DemoError               the demo cannot start what it needs
+    ├── DemoError               the demo cannot start what it needs
+    └── TrainingStopped         an action stops a trainer that reads no flag; it ends in ``train()``
 
 Only misconfiguration reaches a training script, and only while the callback is being constructed.
 Whatever fails later is a *telemetry fault*: logged once, counted, and kept away from training
@@ -33,6 +34,10 @@ class JournalError(RlhfOtelError):
 
 class ReplayError(RlhfOtelError):
     """A log of a run cannot be read, or not be written as Prometheus blocks."""
+
+
+class TrainingStopped(RlhfOtelError):  # noqa: N818 - no error, but a way out
+    """Leaves the loop of a trainer that ignores ``should_training_stop``; ``train()`` then returns."""
 
 
 class DemoError(RlhfOtelError):

@@ -17,6 +17,7 @@ from typing import Final
 logger = logging.getLogger("rlhf_otel")
 
 PLACES: Final = (
+    "actions",
     "callback",
     "detection",
     "endpoint",

@@ -74,6 +74,8 @@ class Pipeline:
         self._traced: dict[str, tuple[str, float]] = {}
         self._peak_s = 0.0
         self.end_of_run: RunEnd | None = None
+        self.answer: Callable[[Anomaly], Anomaly] | None = None
+        """Begins the actions that follow an anomaly."""
         now = time.time()
         self.snapshot = Snapshot(
             started_s=now,
@@ -104,6 +106,10 @@ class Pipeline:
         """Run a call on the background thread, in order."""
         self._background.submit(function, *arguments)
 
+    def note(self, record: dict[str, Any]) -> None:
+        """Add a record to the journal, in its turn; any thread."""
+        self._submit(record)
+
     def start(self, planned_steps: int, first_step: int, config: Mapping[str, Any]) -> None:
         """The run begins."""
         now = time.time()
@@ -121,7 +127,7 @@ class Pipeline:
         add_evaluation_gap(record.values, self.snapshot.evaluation.get("reward"))
         self._count_nonfinite(record)
         statistics = self._baselines.observe(record.kind, record.values)
-        anomalies = self._detector.observe(record, statistics)
+        anomalies = self._answered(self._detector.observe(record, statistics))
         self._values = {**self._values, **_ABSENT, **record.values}
         self._count_duration(record.kind, duration)
         if record.reward_functions:
@@ -156,7 +162,7 @@ class Pipeline:
     def failed_step(self, record: StepRecord) -> list[Anomaly]:
         """Training raised inside this step: keep what is known of it, and judge only what is not finite."""
         self._count_nonfinite(record)
-        anomalies = self._detector.observe(record, {})
+        anomalies = self._answered(self._detector.observe(record, {}))
         self.snapshot = self.snapshot._replace(nonfinite=self._nonfinite, verdicts=self._detector.verdicts)
         self._deliver(record, {}, anomalies, failed=True)
         return anomalies
@@ -236,6 +242,13 @@ class Pipeline:
         self._write(record)
 
     # --- parts of a step
+
+    def _answered(self, anomalies: list[Anomaly]) -> list[Anomaly]:
+        if self.answer is None:
+            return anomalies
+        with faults.isolated("actions", "answering anomalies"):
+            return [self.answer(anomaly) for anomaly in anomalies]
+        return anomalies  # type: ignore[unreachable]  # isolated() may swallow the exception
 
     def _count_nonfinite(self, record: StepRecord) -> None:
         for name, count in record.nonfinite.items():

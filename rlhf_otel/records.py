@@ -121,6 +121,8 @@ class Anomaly:
     remedy: str
     detail: str = ""
     """What else is known, such as the reward function that returned NaN."""
+    actions: tuple[str, ...] = ()
+    """What is done about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +203,5 @@ class RunView(NamedTuple):
     """A ``sources.system.SystemSample``, or None."""
     telemetry: TelemetryCounts = TelemetryCounts()
     end: RunEnd | None = None
+    actions: Mapping[tuple[str, str], int] = {}
+    """Kind and outcome to the number of such actions."""

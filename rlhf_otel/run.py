@@ -16,6 +16,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from rlhf_otel import faults, resumption, serving
+from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.assembly import Assembler, RawStep
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.catalogue.spans import Outcome
@@ -54,6 +55,7 @@ class Run:
         self._trainer = trainer
         identity = identify(settings, trainer, self._resumed)
         self.pipeline = Pipeline(identity, settings, _journal_directory(settings, trainer, identity.rank))
+        self.actions = self._actions()
         self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
@@ -153,12 +155,20 @@ class Run:
         if self._ended_ns:
             return
         self._ended_ns = perf_counter_ns()
+        if self.actions is not None and self.actions.steering.stopped_because:
+            outcome, reason = (
+                Outcome.INTERRUPTED,
+                f"stopped by an action: {self.actions.steering.stopped_because}",
+            )
         if outcome is Outcome.FAILED:
             with faults.isolated("callback", "recording the step that failed"):
                 self.pipeline.submit(self._observe_failed, self._failed_step())
         profiling_seam.activate(None)
         self.seams.detach()
         self.system.stop()
+        if self.actions is not None:
+            with faults.isolated("actions", "ending the actions"):
+                self.actions.close(self.pipeline.flush)
         self.pipeline.end(outcome, reason)
         serving.ended(self, self.settings.linger_s)
         self.pipeline.close(FLUSH_S)
@@ -186,6 +196,7 @@ class Run:
             self.system.latest,
             self.pipeline.telemetry(*serving.scrapes()),
             self.pipeline.end_of_run,
+            self.actions.counts if self.actions is not None else {},
         )
 
     def _phase_totals(self) -> PhaseTotals:
@@ -203,6 +214,16 @@ class Run:
             phase: max(spent, shown.get(phase, 0.0)) for phase, spent in seconds.items()
         }
         return totals._replace(seconds=self._phase_seconds_shown)
+
+    def _actions(self) -> RunActions | None:
+        if not self.settings.actions:
+            return None
+        pipeline, directory = self.pipeline, _directory(self.settings, self._trainer)
+        actions = RunActions(
+            self.settings, lambda: pipeline.identity, directory, pipeline.submit, pipeline.note, _sentence
+        )
+        pipeline.answer = actions.answer
+        return actions
 
     # --- parts of a step
 
@@ -295,10 +316,13 @@ def _sentence(anomaly: Anomaly) -> str:
 
 
 def _journal_directory(settings: Settings, trainer: Any, rank: int) -> Path | None:
-    if settings.journal == "off" or rank != 0:
-        return None
-    if settings.journal is not None:
-        return Path(settings.journal)
+    return None if settings.journal == "off" or rank != 0 else _directory(settings, trainer)
+
+
+def _directory(settings: Settings, trainer: Any) -> Path:
+    """Where this package keeps its files: the journal's directory, or by the trainer's own output."""
+    if isinstance(settings.journal, Path):
+        return settings.journal
     output = getattr(getattr(trainer, "args", None), "output_dir", None)
     return Path(output or ".") / "rlhf_otel"
 

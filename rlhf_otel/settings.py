@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from rlhf_otel.action_settings import ActionSettings
 from rlhf_otel.errors import ConfigurationError
 
 PREFIX: Final = "RLHF_OTEL_"
@@ -24,6 +25,10 @@ STANDARD_VARIABLES: Final[dict[str, str]] = {
     "metrics_port": "OTEL_EXPORTER_PROMETHEUS_PORT",
 }
 """Fields that OpenTelemetry has a variable for; ``RLHF_OTEL_*`` wins over it."""
+
+
+SECRET: Final = frozenset({"webhook_secret"})
+"""Fields whose value is never shown."""
 
 
 class Settings(BaseModel):
@@ -72,6 +77,14 @@ class Settings(BaseModel):
         5.0, ge=0.5, description="Seconds between readings of GPU, host and allocator."
     )
 
+    actions: tuple[ActionSettings, ...] = Field(
+        (),
+        description="What to do when a rule fires: a list, see [actions](actions.md). A variable holds it as YAML.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="Key with which the webhooks of `actions` are signed (HMAC-SHA256)."
+    )
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value(cls, value: Any) -> Any:
@@ -79,6 +92,17 @@ class Settings(BaseModel):
         if isinstance(value, bool):
             raise PydanticCustomError("truth_value", "Input should not be true or false")
         return value
+
+    @field_validator("actions", mode="before")
+    @classmethod
+    def _yaml_list(cls, value: Any) -> Any:
+        """A variable can hold text alone."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise PydanticCustomError("yaml", "Input is not YAML: {error}", {"error": str(error)}) from None
 
     @field_validator("metrics_port", "journal", "samples", mode="before")
     @classmethod
@@ -150,9 +174,19 @@ def _explain(error: ValidationError, given: dict[str, Any], origin: dict[str, st
     return "\n".join(_line(key, found, given[key], origin[key]) for key, found in problems.items())
 
 
+def _where(problem: ErrorDetails) -> str:
+    """Where in a list of mappings: ``[0].do: ``. A union's member, such as ``int``, is no place."""
+    places = problem["loc"][1:]
+    if not places or not isinstance(places[0], int):
+        return ""
+    return f"[{places[0]}]" + "".join(f".{place}" for place in places[1:2]) + ": "
+
+
 def _line(key: str, problems: list[ErrorDetails], given: Any, origin: str) -> str:
-    if problems[0]["type"] == "extra_forbidden":
+    if problems[0]["type"] == "extra_forbidden" and len(problems[0]["loc"]) == 1:
         known = ", ".join(sorted(Settings.model_fields))
         return f"unknown setting {key!r} ({origin}, given {given!r}); known are: {known}"
-    said = " or ".join(dict.fromkeys(problem["msg"] for problem in problems))
+    said = " or ".join(dict.fromkeys(_where(problem) + problem["msg"] for problem in problems))
+    if key in SECRET:
+        given = "(secret)"
     return f"{key} ({origin}) is {given!r}; {said}. {Settings.model_fields[key].description}"

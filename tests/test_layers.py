@@ -16,10 +16,14 @@ FLOOR = {
     "faults": 0,
     "catalogue": 0,
     "records": 1,
+    "action_settings": 1,
+    "background": 1,
     "detection": 1,
     "settings": 1,
     "sources": 2,
     "exporters": 2,
+    "actions": 3,
+    "guard": 3,
 }
 """By the first name below the package; whatever is not listed here may import everything."""
 

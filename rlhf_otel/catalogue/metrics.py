@@ -114,6 +114,7 @@ DETECTION: Final = (
     Metric("rlhf_anomaly_last_step", _G, "Last step in breach of a rule.", ("rule",), group="detection"),
     Metric("rlhf_anomaly_last_timestamp_seconds", _G, "Unix time of the last step in breach; the trace id changes at most once a minute.", ("rule", "trace_id"), "seconds", "detection"),
     Metric("rlhf_anomaly_value", _G, "Value that put the rule in breach, in its signal's unit.", ("rule", "signal"), group="detection"),
+    Metric("rlhf_actions_total", _C, "Actions that followed an anomaly, by what was done and how it turned out.", ("action", "outcome"), group="detection"),
     Metric("rlhf_anomaly_usual_value", _G, "Baseline of that signal when the anomaly began.", ("rule", "signal"), group="detection"),
 )
 

@@ -83,6 +83,7 @@ class Attribute(StrEnum):
     VALUE = "rlhf.anomaly.value"
     BASELINE = "rlhf.anomaly.baseline"
     THRESHOLD = "rlhf.anomaly.threshold"
+    ACTIONS = "rlhf.anomaly.actions"
 
 
 class StepKind(StrEnum):

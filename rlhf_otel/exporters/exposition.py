@@ -339,6 +339,11 @@ def _anomaly_usual_value(view: RunView) -> Samples:
     return (Sample((v.rule.name, v.signal), v.usual) for v in view.snapshot.verdicts if v.usual is not None)
 
 
+@_samples("rlhf_actions_total")
+def _actions(view: RunView) -> Samples:
+    return (Sample(key, count) for key, count in view.actions.items())
+
+
 # --- devices and host
 
 

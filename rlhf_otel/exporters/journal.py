@@ -88,7 +88,15 @@ def _phase_row(phase: PhaseInterval, step_start_ns: int) -> list[Any]:
 def anomaly_record(anomaly: Anomaly) -> Record:
     """A rule that fired in process."""
     fields = dataclasses.asdict(anomaly)
+    if not fields["actions"]:
+        del fields["actions"]
     return {"type": "anomaly", "time": _seconds(fields.pop("time_ns")), **fields}
+
+
+def action_record(anomaly: Anomaly, action: str, outcome: str, detail: str = "") -> Record:
+    """What came of an action that followed an anomaly."""
+    what = {"rule": anomaly.rule, "step": anomaly.step, "action": action, "outcome": outcome}
+    return {"type": "action", "time": _seconds(time.time_ns()), **what, "detail": detail}
 
 
 class _Reading(Protocol):

@@ -49,7 +49,7 @@ _STEP: Final = -1
 _RUN: Final = -1
 """Step number of the run's own trace."""
 
-_Value = str | int | float
+_Value = str | int | float | tuple[str, ...]
 
 
 def trace_id(run_id: str, attempt: int, step: int) -> int:
@@ -82,7 +82,7 @@ def resource_attributes(identity: RunIdentity) -> dict[str, _Value]:
         Attribute.ALGORITHM: identity.algorithm,
         Attribute.MODEL_NAME: identity.model,
     }
-    numbers = {
+    numbers: dict[Attribute, _Value] = {
         Attribute.RANK: identity.rank,
         Attribute.WORLD_SIZE: identity.world_size,
         Attribute.ATTEMPT: identity.attempt,
@@ -209,6 +209,8 @@ def _event(anomaly: Anomaly) -> Event:
         Attribute.SEVERITY.value: anomaly.severity.value,
         Attribute.SIGNAL.value: anomaly.signal,
     }
+    if anomaly.actions:
+        attributes[Attribute.ACTIONS.value] = anomaly.actions
     numbers = {
         Attribute.VALUE: anomaly.value,
         Attribute.BASELINE: anomaly.baseline,

@@ -47,6 +47,13 @@ class Agreement:
         """Say it to all ranks."""
         self._store.set(key, value)
 
+    def said(self, key: str) -> str | None:
+        """What has been said under ``key`` by now; None if nothing. One or two exchanges with the server."""
+        if not self._store.check([key]):
+            return None
+        found: bytes = self._store.get(key)
+        return found.decode()
+
     def hear(self, key: str, patience_s: float = PATIENCE_S) -> str | None:
         """What rank 0 says; None when it has said nothing after ``patience_s``."""
         deadline = time.monotonic() + patience_s
