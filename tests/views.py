@@ -154,6 +154,7 @@ def complete_view() -> RunView:
         function_none=one,
         function_errors=one,
         function_nonfinite=one,
+        actions={("log", "done"): 1},
         end=RunEnd(Outcome.FINISHED, NOW_NS, 3),
     )
 
