@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from rlhf_otel import faults
-from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
+from rlhf_otel.sources.phases import PhaseRecorder
 
 PHASE_OF_CONTEXT: Final[dict[str, str]] = {
     "transformers.generate": "generate",
@@ -24,7 +24,6 @@ PHASE_OF_CONTEXT: Final[dict[str, str]] = {
 """The part of a context's name after the trainer's class, to the phase."""
 
 _WRAPPED_ELSEWHERE: Final = frozenset({"_get_per_token_logps_and_entropies"})
-_OPENED: Final = "_rlhf_otel_opened"
 
 _recorder: PhaseRecorder | None = None
 _reward_functions: frozenset[str] = frozenset()
@@ -50,26 +49,9 @@ def phase_of(context_name: str) -> tuple[str, str] | None:
     return PHASE_OF_CONTEXT.get(name, "other"), name
 
 
-def _begin(context: Any, recorder: PhaseRecorder) -> None:
-    try:
-        name = context.name
-        if name not in _named:
-            _named[name] = phase_of(name)
-        named = _named[name]
-        if named is not None:
-            setattr(context, _OPENED, (recorder, recorder.begin(*named)))
-    except Exception as error:  # noqa: BLE001 - faults logs it
-        faults.handle("phases", error, "beginning a phase")
-
-
-def _end(context: Any, failed: bool) -> None:
-    opened: tuple[PhaseRecorder, OpenInterval] | None = context.__dict__.pop(_OPENED, None)
-    if opened is None:
-        return
-    try:
-        opened[0].end(opened[1], failed)
-    except Exception as error:  # noqa: BLE001 - faults logs it
-        faults.handle("phases", error, "ending a phase")
+def _known(context_name: str) -> tuple[str, str] | None:
+    named = _named[context_name] = phase_of(context_name)
+    return named
 
 
 def install() -> bool:
@@ -85,12 +67,24 @@ def install() -> bool:
     enter, leave = patched.__enter__, patched.__exit__
 
     def __enter__(self: Any) -> Any:
-        if _recorder is not None:
-            _begin(self, _recorder)
+        recorder = _recorder
+        if recorder is not None:
+            try:
+                name = self.name
+                named = _named[name] if name in _named else _known(name)
+                if named is not None:
+                    self._rlhf_otel_opened = recorder, recorder.begin(*named)
+            except Exception as error:  # noqa: BLE001 - faults logs it
+                faults.handle("phases", error, "beginning a phase")
         return enter(self)
 
     def __exit__(self: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
-        _end(self, exc_type is not None)
+        opened = self.__dict__.pop("_rlhf_otel_opened", None)
+        if opened is not None:
+            try:
+                opened[0].end(opened[1], exc_type is not None)
+            except Exception as error:  # noqa: BLE001 - faults logs it
+                faults.handle("phases", error, "ending a phase")
         return leave(self, exc_type, exc_val, exc_tb)
 
     patched.__enter__, patched.__exit__ = __enter__, __exit__
