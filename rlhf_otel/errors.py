@@ -5,6 +5,7 @@
     ├── CatalogueError          a signal, metric or rule contradicts another
     ├── JournalError            a journal cannot be read
     ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
+    ├── TraceError              a path holds no steps that could be explained
     ├── DemoError               the demo cannot start what it needs
     └── TrainingStopped         an action stops a trainer that reads no flag; it ends in ``train()``
 
@@ -34,6 +35,10 @@ class JournalError(RlhfOtelError):
 
 class ReplayError(RlhfOtelError):
     """A log of a run cannot be read, or not be written as Prometheus blocks."""
+
+
+class TraceError(RlhfOtelError):
+    """A path holds no steps that could be explained."""
 
 
 class TrainingStopped(RlhfOtelError):  # noqa: N818 - no error, but a way out

@@ -22,6 +22,7 @@ from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.detection.baselines import Baselines
 from rlhf_otel.detection.derived import add_evaluation_gap
 from rlhf_otel.detection.detector import Detector
+from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedStep, traced
 from rlhf_otel.exporters.journal import JournalWriter, anomaly_record, end_record, run_record, step_record
 from rlhf_otel.exporters.sampling import KeepPolicy
 from rlhf_otel.exporters.span_tree import trace_id
@@ -52,13 +53,16 @@ _ABSENT: Final[dict[str, float | None]] = {signal.name: None for signal in SIGNA
 class Pipeline:
     """One run's way from records to exporters."""
 
-    def __init__(self, identity: RunIdentity, settings: Settings, journal_directory: Path | None) -> None:
+    def __init__(self, identity: RunIdentity, settings: Settings, directory: Path | None) -> None:
+        """``directory`` is for the journal, which rank 0 keeps, and each rank's trace file."""
         self.identity = identity
         self._settings = settings
         measurable = trl_keys.measurable(identity.algorithm)
         self._baselines, self._detector = _judges(identity.rank, measurable)
         self._background = Background()
-        self._journal = JournalWriter(journal_directory) if journal_directory is not None else None
+        self._journal = JournalWriter(directory) if directory is not None and identity.rank == 0 else None
+        self._directory = directory
+        self._trace_file = ChromeTraceWriter(directory, identity) if directory is not None else None
         self._policy = KeepPolicy(one_in=settings.trace_one_in)
         self._traces = _trace_exporter(identity) if identity.agreed or identity.rank == 0 else None
         self._dropped = {"reward_function": 0, "key": 0}
@@ -101,6 +105,8 @@ class Pipeline:
         """Take the name that rank 0 decided, before anything has been exposed or exported under another."""
         self.identity = replace(self.identity, run_id=run_id, attempt=attempt, agreed=True)
         self._traces = _trace_exporter(self.identity)
+        if self._directory is not None:
+            self._trace_file = ChromeTraceWriter(self._directory, self.identity)
 
     def submit(self, function: Callable[..., object], *arguments: Any) -> None:
         """Run a call on the background thread, in order."""
@@ -195,6 +201,8 @@ class Pipeline:
         """Hand on what is queued and end the background thread, within a bound."""
         if self._journal is not None:
             self._background.submit(self._journal.close)
+        if self._trace_file is not None:
+            self._background.submit(self._trace_file.close)
         self._background.stop(timeout_s)
         if self._traces is not None:
             self._traces.close(timeout_s)
@@ -303,20 +311,31 @@ class Pipeline:
             self._journal.write(step_record(record))
             for anomaly in anomalies:
                 self._journal.write(anomaly_record(anomaly))
-        if self._traces is not None:
+        if self._traces is not None or self._trace_file is not None:
             self._deliver_traces(record, statistics, anomalies, failed)
 
     def _deliver_traces(
         self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly], failed: bool
     ) -> None:
-        assert self._traces is not None
         duration = statistics.get("step_duration")
         slow = duration is not None and duration.zscore is not None and duration.zscore > SLOW_ZSCORE
         failed = failed or any(phase.failed for phase in record.phases)
         for kept, reason in self._policy.offer(record, slow, anomalies, failed):
-            self._traces.export(kept, anomalies if kept is record else (), reason)
-            exemplar = (kept.duration_s, self._trace_id(kept.step), kept.time_ns / 1e9)
-            self._exemplars[kept.kind.value] = exemplar
+            fired = anomalies if kept is record else ()
+            self._file_trace(traced(kept, self.identity.rank, fired, reason))
+            if self._traces is not None:
+                self._traces.export(kept, fired, reason)
+                exemplar = (kept.duration_s, self._trace_id(kept.step), kept.time_ns / 1e9)
+                self._exemplars[kept.kind.value] = exemplar
+
+    def _file_trace(self, step: TracedStep) -> None:
+        if self._trace_file is None:
+            return
+        try:
+            self._trace_file.write(step)
+        except OSError as error:
+            self._trace_file = None
+            faults.record("traces", error, "writing the trace file, which ends here")
 
 
 def _judges(rank: int, measurable: frozenset[str]) -> tuple[Baselines, Detector]:

@@ -54,7 +54,7 @@ class Run:
         self.seams = TrainerSeams(trainer, self.recorder, self.scalars)
         self._trainer = trainer
         identity = identify(settings, trainer, self._resumed)
-        self.pipeline = Pipeline(identity, settings, _journal_directory(settings, trainer, identity.rank))
+        self.pipeline = Pipeline(identity, settings, _files_directory(settings, trainer))
         self.actions = self._actions()
         self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
@@ -315,8 +315,8 @@ def _sentence(anomaly: Anomaly) -> str:
     )
 
 
-def _journal_directory(settings: Settings, trainer: Any, rank: int) -> Path | None:
-    return None if settings.journal == "off" or rank != 0 else _directory(settings, trainer)
+def _files_directory(settings: Settings, trainer: Any) -> Path | None:
+    return None if settings.journal == "off" else _directory(settings, trainer)
 
 
 def _directory(settings: Settings, trainer: Any) -> Path:
