@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple
@@ -17,7 +18,7 @@ from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.scalars import Reading
 from rlhf_otel.sources.step_metrics import Held, StepMetrics, means
 from rlhf_otel.sources.trl_keys import family_of
-from rlhf_otel.sources.trl_logs import MappedLogs, map_logs
+from rlhf_otel.sources.trl_logs import MappedLogs, as_number, map_logs
 
 GENERATED: Final = frozenset({"reward", "completion_length"})
 """Signals of a generation."""
@@ -136,7 +137,7 @@ class Assembler:
             record.histograms = self._samples.histograms(generation)
 
     def _add_tokens(self, record: StepRecord, mapped: MappedLogs, now: int) -> float:
-        if mapped.tokens is None:
+        if mapped.tokens is None or not math.isfinite(mapped.tokens):
             return 0.0
         fresh = max(0.0, mapped.tokens - self._tokens)
         elapsed = (now - self._generated_ns) / 1e9
@@ -163,7 +164,9 @@ def _by_step(readings: Iterable[Reading]) -> dict[tuple[str, int], float]:
     """Name and lag to value: of a step's micro-batches the sum of losses, and the last of the others."""
     found: dict[tuple[str, int], float] = {}
     for name, raw, lag in readings:
-        value = float(raw)
+        value = as_number(raw)
+        if value is None:
+            continue
         # Each micro-batch's loss is already divided by their number.
         found[name, lag] = value + found.get((name, lag), 0.0) if name == "loss" else value
     return found

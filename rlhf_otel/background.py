@@ -46,8 +46,8 @@ class Background:
         self._thread.start()
 
     def submit(self, function: Callable[..., object], *arguments: Any) -> bool:
-        """Queue a call; False when the queue is full and the call was dropped."""
-        if len(self._jobs) >= self._limit:
+        """Queue a call; False when the queue is full, or nobody works on it any more, and the call was dropped."""
+        if len(self._jobs) >= self._limit or self._stopping:
             self.dropped += 1
             return False
         self._jobs.append((function, arguments))

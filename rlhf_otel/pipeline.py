@@ -132,8 +132,7 @@ class Pipeline:
         record.values["step_duration"] = duration = record.duration_s
         add_evaluation_gap(record.values, self.snapshot.evaluation.get("reward"))
         self._count_nonfinite(record)
-        statistics = self._baselines.observe(record.kind, record.values)
-        anomalies = self._answered(self._detector.observe(record, statistics))
+        statistics, anomalies = self._judged(record)
         self._values = {**self._values, **_ABSENT, **record.values}
         self._count_duration(record.kind, duration)
         if record.reward_functions:
@@ -251,6 +250,13 @@ class Pipeline:
 
     # --- parts of a step
 
+    def _judged(self, record: StepRecord) -> tuple[dict[str, Statistics], list[Anomaly]]:
+        """A fault of detection must not look like a run without progress."""
+        with faults.isolated("detection", "judging a step"):
+            statistics = self._baselines.observe(record.kind, record.values)
+            return statistics, self._answered(self._detector.observe(record, statistics))
+        return {}, []  # type: ignore[unreachable]  # isolated() may swallow the exception
+
     def _answered(self, anomalies: list[Anomaly]) -> list[Anomaly]:
         if self.answer is None:
             return anomalies
@@ -312,7 +318,8 @@ class Pipeline:
             for anomaly in anomalies:
                 self._journal.write(anomaly_record(anomaly))
         if self._traces is not None or self._trace_file is not None:
-            self._deliver_traces(record, statistics, anomalies, failed)
+            with faults.isolated("traces", "choosing and building the spans of a step"):
+                self._deliver_traces(record, statistics, anomalies, failed)
 
     def _deliver_traces(
         self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly], failed: bool

@@ -99,7 +99,7 @@ class _Observed(functools.partial[Any]):
     it to a process that it spawns. A partial, because everybody looks through these (``inspect`` for async)."""
 
     def __init__(self, observed: Any) -> None:
-        functools.update_wrapper(self, observed)
+        functools.update_wrapper(self, observed.__wrapped__)  # a partial has no name, and observed has one
 
     def __reduce__(self) -> Any:
         return _itself, (self.func.__wrapped__,)  # type: ignore[attr-defined]  # set by functools.wraps

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from rlhf_otel import faults
+from rlhf_otel.sources.trl_logs import as_number
+
 Appended = tuple[str, list[Any], int, int]
 """Key, the trainer's list, and the range of it that a step appended."""
 Held = tuple[list[str], list[Any], list[int]]
@@ -86,20 +89,23 @@ def means(appended: Iterable[Appended], reduces_by_name: bool = False) -> dict[s
     """
     found: dict[str, Any] = {}
     for key, values, start, stop in appended:
-        first = values[start]
-        if isinstance(first, tuple):
-            denominator = sum(pair[1] for pair in values[start:stop])
-            if denominator:
-                found[key] = sum(pair[0] for pair in values[start:stop]) / denominator
-        elif reduces_by_name and stop - start > 1:
-            found[key] = _reduced(key, values[start:stop])
-        else:
-            found[key] = first if stop - start == 1 else sum(values[start:stop]) / (stop - start)
+        try:
+            reduced = _reduced(key, values[start:stop], reduces_by_name)
+        except (TypeError, ValueError, LookupError, RuntimeError) as error:  # None or text among them
+            faults.record("sources", error, f"averaging what the trainer measured as {key!r}")
+            continue
+        if reduced is not None:
+            found[key] = reduced
     return _divided(found) if "count/chosen" in found or "count/rejected" in found else found
 
 
-def _reduced(key: str, values: list[Any]) -> Any:
-    words = key.rpartition("/")[2].split("_")
+def _reduced(key: str, values: list[Any], by_name: bool) -> Any:
+    if isinstance(values[0], tuple):
+        denominator = sum(pair[1] for pair in values)
+        return sum(pair[0] for pair in values) / denominator if denominator else None
+    if len(values) == 1:
+        return values[0]
+    words = key.rpartition("/")[2].split("_") if by_name else ()
     if "total" in words:
         return sum(values)
     if "max" in words or "min" in words:
@@ -114,6 +120,8 @@ def _divided(found: dict[str, Any]) -> dict[str, Any]:
         name = key.removesuffix("_sum")
         if name == key and not key.startswith("count/"):
             divided[key] = value
-        elif name != key and found.get(f"count/{name.rpartition('/')[2]}"):
-            divided[name] = value / found[f"count/{name.rpartition('/')[2]}"]
+            continue
+        total, count = as_number(value), as_number(found.get(f"count/{name.rpartition('/')[2]}"))
+        if name != key and total is not None and count:
+            divided[name] = total / count
     return divided

@@ -149,6 +149,6 @@ def _adapter_is_off(model: Any) -> bool:
         return False
     if getattr(inner, "active_adapter", None) == "ref":
         return True
-    layers = (module for module in inner.modules() if hasattr(module, "disable_adapters"))
-    first = next(layers, None)
-    return bool(first is not None and first.disable_adapters)
+    # Of an adapted layer it is a truth value; models of transformers have a method of that name.
+    states = (getattr(module, "disable_adapters", None) for module in inner.modules())
+    return next((state for state in states if isinstance(state, bool)), False)

@@ -1,0 +1,230 @@
+"""Wrappers around a trainer's methods: they see what they should, change nothing, and go away again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rlhf_otel import faults
+from rlhf_otel.sources.phases import PhaseRecorder, nest
+from rlhf_otel.sources.scalars import ScalarReader
+from rlhf_otel.sources.trainer_seams import TrainerSeams
+
+
+def length(completions: list[str]) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+def style(completions: list[str]) -> list[float | None]:
+    return [None for _ in completions]
+
+
+class Trainer:
+    """Has the methods that TRL's trainers have."""
+
+    def __init__(self) -> None:
+        self.accelerator = SimpleNamespace(backward=lambda loss, **more: ("backward", loss, more))
+        self.model, self.ref_model = object(), object()
+        self.reward_funcs: list[Any] = [length, style]
+        self.reward_func_names = ["length", "style"]
+
+    def get_batch_samples(self, *args: Any, **more: Any) -> Any:
+        return args, more
+
+    def evaluate(self) -> dict[str, float]:
+        return {"eval_loss": 1.0}
+
+    def _save_checkpoint(self) -> None:
+        raise OSError("disk full")
+
+    def training_step(self, loss: Any) -> Any:
+        return loss
+
+    def _get_grad_norm(self) -> Any:
+        return None
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any) -> str:
+        return "logps"
+
+
+class Observed:
+    """A trainer with its seams attached."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.recorder, self.scalars = PhaseRecorder(), ScalarReader()
+        self.seams = TrainerSeams(trainer, self.recorder, self.scalars)
+        self.seams.attach()
+
+    def phases(self) -> list[tuple[str, bool]]:
+        return [
+            (found.phase, found.failed) for found in nest(self.recorder.take_step(self.recorder.end_step()))
+        ]
+
+
+@pytest.fixture
+def observed() -> Observed:
+    return Observed(Trainer())
+
+
+def test_arguments_and_results_pass_through(observed: Observed) -> None:
+    trainer = observed.trainer
+    assert trainer.get_batch_samples(1, two=2) == ((1,), {"two": 2})
+    assert trainer.evaluate() == {"eval_loss": 1.0}
+    assert trainer.accelerator.backward("loss", a=1) == ("backward", "loss", {"a": 1})
+    assert observed.phases() == [("data", False), ("evaluation", False), ("backward", False)]
+
+
+def test_exceptions_pass_through_and_mark_the_phase(observed: Observed) -> None:
+    with pytest.raises(OSError, match="disk full"):
+        observed.trainer._save_checkpoint()
+    assert observed.phases() == [("checkpoint", True)]
+
+
+def test_scalars_are_read_from_results(observed: Observed) -> None:
+    loss = torch.tensor(math.nan, requires_grad=True)
+    assert observed.trainer.training_step(loss) is loss
+    assert observed.trainer._get_grad_norm() is None
+    (reading,) = observed.scalars.take()
+    assert reading.name == "loss"
+    assert math.isnan(float(reading.value))
+
+
+def test_a_scalar_that_cannot_be_read_is_a_fault_and_no_more(
+    observed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(name: str, value: Any) -> None:
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(observed.scalars, "add", fails)
+    assert observed.trainer.training_step(3.0) == 3.0
+    assert faults.counts()["sources"] == 1
+
+
+def test_detaching_leaves_the_trainer_as_it_was() -> None:
+    trainer = Trainer()
+    own, backward, functions = dict(vars(trainer)), trainer.accelerator.backward, trainer.reward_funcs
+    observed = Observed(trainer)
+    assert vars(trainer).keys() > own.keys()
+    assert trainer.reward_funcs is functions, "the list itself may be held elsewhere"
+    observed.seams.detach()
+    observed.seams.detach()
+    assert vars(trainer) == own
+    assert trainer.accelerator.backward is backward
+    assert functions == [length, style]
+    assert trainer.evaluate() == {"eval_loss": 1.0}
+    assert observed.phases() == []
+
+
+def test_a_method_that_was_already_on_the_instance_comes_back() -> None:
+    def mine() -> str:
+        return "mine"
+
+    trainer = Trainer()
+    trainer.evaluate = mine  # type: ignore[assignment, method-assign]
+    observed = Observed(trainer)
+    assert trainer.evaluate() == "mine"
+    observed.seams.detach()
+    assert trainer.evaluate is mine
+
+
+def test_who_wrapped_after_us_stays(observed: Observed) -> None:
+    trainer, ours = observed.trainer, observed.trainer.evaluate
+
+    def theirs() -> Any:
+        return {"theirs": ours()}
+
+    trainer.evaluate = theirs
+    trainer.reward_funcs[1] = other = lambda completions: [0.0]
+    observed.seams.detach()
+    assert trainer.evaluate() == {"theirs": {"eval_loss": 1.0}}
+    assert trainer.reward_funcs == [length, other]
+
+
+@pytest.mark.parametrize("trainer", [None, SimpleNamespace(), object()], ids=["none", "empty", "no dict"])
+def test_a_trainer_without_the_methods_has_nothing_to_wrap(trainer: Any) -> None:
+    Observed(trainer).seams.detach()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reward_funcs": (length, style)},
+        {"reward_func_names": []},
+        {"reward_func_names": ["one"]},
+        {"reward_func_names": None},
+    ],
+    ids=str,
+)
+def test_reward_functions_that_do_not_fit_their_names_are_left_alone(changes: dict[str, Any]) -> None:
+    trainer = Trainer()
+    vars(trainer).update(changes)
+    functions = list(trainer.reward_funcs)
+    observed = Observed(trainer)
+    assert list(trainer.reward_funcs) == functions
+    observed.seams.detach()
+
+
+def test_reward_functions_are_counted_under_the_trainer_s_names(observed: Observed) -> None:
+    assert observed.seams.reward_function_names == {"length", "style"}
+    for function in observed.trainer.reward_funcs:
+        function(["a", "b"])
+    assert observed.seams.reward_functions.none == {"length": 0, "style": 2}
+
+
+# One method, three purposes
+
+
+def log_probability_phase(observed: Observed, model: Any) -> str:
+    assert observed.trainer._get_per_token_logps_and_entropies(model, 1) == "logps"
+    ((phase, _),) = observed.phases()
+    return phase
+
+
+def test_log_probabilities_of_policy_and_reference(observed: Observed) -> None:
+    assert log_probability_phase(observed, observed.trainer.model) == "policy_logprobs"
+    assert log_probability_phase(observed, observed.trainer.ref_model) == "reference_logprobs"
+
+
+def test_log_probabilities_inside_the_loss_are_the_forward_pass(observed: Observed) -> None:
+    opened = observed.recorder.begin("loss")
+    observed.trainer._get_per_token_logps_and_entropies(observed.trainer.model)
+    observed.recorder.end(opened)
+    assert observed.phases() == [("loss", False), ("forward", False)]
+
+
+@pytest.fixture(scope="module")
+def with_adapter() -> Any:
+    peft = pytest.importorskip("peft")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
+    base = LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes))
+    return peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"], r=2))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda model: model, lambda model: SimpleNamespace(module=model)], ids=["bare", "DDP"]
+)
+def test_without_its_adapter_a_model_is_the_reference(
+    observed: Observed, with_adapter: Any, wrap: Callable[[Any], Any]
+) -> None:
+    assert log_probability_phase(observed, wrap(with_adapter)) == "policy_logprobs"
+    with with_adapter.disable_adapter():
+        assert log_probability_phase(observed, wrap(with_adapter)) == "reference_logprobs"
+    assert log_probability_phase(observed, wrap(with_adapter)) == "policy_logprobs"
+
+
+def test_the_adapter_named_ref_is_the_reference(observed: Observed, with_adapter: Any) -> None:
+    peft = pytest.importorskip("peft")
+    with_adapter.add_adapter("ref", peft.LoraConfig(target_modules=["q_proj"], r=2))
+    with_adapter.set_adapter("ref")
+    try:
+        assert log_probability_phase(observed, with_adapter) == "reference_logprobs"
+    finally:
+        with_adapter.set_adapter("default")
+        with_adapter.delete_adapter("ref")
