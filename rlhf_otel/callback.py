@@ -114,7 +114,8 @@ class TelemetryCallback(TrainerCallback):
             settings = settings.model_copy(update={"run_id": self._run.pipeline.identity.run_id})
             self._run.end(Outcome.INTERRUPTED, "training was started again")
         checkpoint = resumed_checkpoint(self._resumed_from, args.output_dir, int(state.global_step))
-        self._run = Run(self._trainer, settings, resumption.load(checkpoint))
+        resumed = resumption.load(checkpoint) if checkpoint is not None else None
+        self._run = Run(self._trainer, settings, resumed)
         tokens = float(getattr(state, "num_input_tokens_seen", 0) or 0)
         self._run.start(int(state.max_steps or 0), int(state.global_step), tokens)
         self._sigterm = _Sigterm.install(self._run)

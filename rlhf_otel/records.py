@@ -26,7 +26,7 @@ class RunIdentity:
     owner: str = ""
     cluster: str = ""
     agreed: bool = True
-    """Whether every rank knows this run id by itself; else rank 0 decides and the others ask."""
+    """Whether every rank knows run id and attempt by itself; else rank 0 decides and the others ask."""
 
 
 class PhaseInterval(NamedTuple):

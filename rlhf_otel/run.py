@@ -44,7 +44,8 @@ class Run:
     """Observes one run of ``trainer``, or of an unknown trainer (None) by its callback events alone."""
 
     def __init__(self, trainer: Any, settings: Settings, resumed: Mapping[str, Any] | None = None) -> None:
-        """``resumed`` is what :meth:`_save_state` left in the checkpoint that training goes on from."""
+        """``resumed`` is what :meth:`_save_state` left in the checkpoint that training goes on from; empty when
+        it left nothing there, None at a fresh start."""
         self.settings = settings
         self._resumed = resumed or {}
         self.recorder = PhaseRecorder()
@@ -53,7 +54,7 @@ class Run:
         self.metrics = StepMetrics(trainer)
         self.seams = TrainerSeams(trainer, self.recorder, self.scalars)
         self._trainer = trainer
-        identity = identify(settings, trainer, self._resumed)
+        identity = identify(settings, trainer, resumed)
         self.pipeline = Pipeline(identity, settings, _files_directory(settings, trainer))
         self.actions = self._actions()
         self._step_start_ns = perf_counter_ns()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from rlhf_otel import faults
 from rlhf_otel.exporters.endpoint import Endpoint
 from rlhf_otel.exporters.exposition import RunsCollector
-from rlhf_otel.exporters.file_sd import TargetFile, target_of
+from rlhf_otel.exporters.file_sd import TOUCH_S, TargetFile, target_of
 from rlhf_otel.records import RunView
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ DISK_S: Final = 5.0
 _lock = threading.Lock()
 _target_lock = threading.Lock()
 _target = TargetFile()
+_withdrawn = threading.Event()
 _runs: list[Run] = []
 _endpoint: Endpoint | None = None
 
@@ -73,7 +74,7 @@ def expose(run: Run, host: str, port: int) -> None:
                 _endpoint = endpoint
                 logger.info("metrics at %s/metrics", endpoint.url)
     if run.settings.file_sd is not None:  # a directory on a network may hang
-        threading.Thread(target=_publish, name="rlhf_otel-target", daemon=True).start()
+        threading.Thread(target=_keep_published, name="rlhf_otel-target", daemon=True).start()
 
 
 def ended(run: Run, linger_s: float) -> None:
@@ -125,12 +126,24 @@ def _hold(run: Run, linger_s: float) -> None:
         _withdraw(run)
 
 
+def _keep_published() -> None:
+    """Publish the target, and go on saying that it lives until it is withdrawn."""
+    global _withdrawn
+    with _target_lock:
+        _withdrawn.set()  # the thread of a run before this one ends
+        _withdrawn = withdrawn = threading.Event()
+    _publish()
+    while not withdrawn.wait(TOUCH_S):
+        _publish()
+
+
 def _publish() -> None:
     """Make the target's file say what is exposed now: the latest run, or nothing."""
     with _target_lock, faults.isolated("endpoint", "writing the target for file_sd"):
         endpoint, runs = _endpoint, [run for run in _runs if run.settings.file_sd is not None]
         url = endpoint.url if endpoint is not None else None
         if endpoint is None or url is None or not runs:
+            _withdrawn.set()
             _target.drop()
             return
         directory, identity = runs[-1].settings.file_sd, runs[-1].pipeline.identity

@@ -136,6 +136,12 @@ _EVENT, _LEVEL, _OUTSIDE = RuleClass.EVENT, RuleClass.LEVEL, RuleClass.OUTSIDE
 _CRITICAL, _WARNING, _INFO = Severity.CRITICAL, Severity.WARNING, Severity.INFO
 _HEURISTIC = "Heuristic; calibrated on real tiny runs and public logs."
 
+_REPLACED = """(
+    max by (run_id, rank) (last_over_time(rlhf_last_progress_timestamp_seconds[2h])) + 60
+      < on (run_id) group_left () max by (run_id) (last_over_time(rlhf_process_start_time_seconds{rank="0"}[2h]))
+  )"""
+"""Ranks of an earlier attempt that a later one does without: the run was started again with fewer."""
+
 _LOCAL = 'sum without (instance, phase) (rate(rlhf_phase_seconds_total{scope="local"}[$range]))'
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -678,23 +684,34 @@ RULES: Final[tuple[Rule, ...]] = (
             "unless on (run_id) (\n"
             "  max by (run_id) (last_over_time(rlhf_run_end_timestamp_seconds[2h]))\n"
             "    >= max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[2h]))\n"
-            ")"
+            ")\n"
+            f"unless on (run_id, rank) {_REPLACED}"
         ),
         inhibited_by=("RunFailed", "RunGone"),
     ),
     Rule(
         "RunGone", _OUTSIDE, _CRITICAL,
-        "the training process vanished without saying how it ended",
+        "a training process vanished without saying how it ended",
         "Killed (out of memory, SIGKILL, node lost), or the network between it and Prometheus is down.",
         "Look at the node and the scheduler (dmesg, job state); resume from the last checkpoint.",
-        "Definition: its series ended and no end was recorded.",
+        "Definition: a rank's series ended and it recorded no end. That other ranks were then told to end says nothing "
+        "of why, so each rank has to say so itself.",
         promql=PromQL(
-            'max without (instance, rank) (last_over_time(rlhf_last_progress_timestamp_seconds{rank="0"}[2h]))\n'
-            '  unless on (run_id) rlhf_last_progress_timestamp_seconds{rank="0"}\n'
-            "  unless on (run_id) (\n"
-            "    max by (run_id) (last_over_time(rlhf_run_end_timestamp_seconds[2h]))\n"
-            "      >= max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[2h]))\n"
-            "  )",
+            "max without (instance, rank) (\n"
+            "  max without (instance) (last_over_time(rlhf_last_progress_timestamp_seconds[2h]))\n"
+            "  unless on (run_id, rank) rlhf_last_progress_timestamp_seconds\n"
+            "  unless on (run_id, rank) (\n"
+            "    max by (run_id, rank) (last_over_time(rlhf_run_end_timestamp_seconds[2h]))\n"
+            "      >= max by (run_id, rank) (last_over_time(rlhf_last_progress_timestamp_seconds[2h]))\n"
+            "  )\n"
+            f"  unless on (run_id, rank) {_REPLACED}\n"
+            ")",
+            observed='{{ with printf "'
+            "max by (rank) (last_over_time(rlhf_last_progress_timestamp_seconds{run_id=%q}[2h])) "
+            "unless on (rank) rlhf_last_progress_timestamp_seconds{run_id=%q} "
+            "unless on (rank) last_over_time(rlhf_run_end_timestamp_seconds{run_id=%q}[2h])"
+            '" $labels.run_id $labels.run_id $labels.run_id | query }}'
+            'gone: {{ range sortByLabel "rank" . }}rank {{ .Labels.rank }} {{ end }}{{ end }}',
             hold=8,
         ),
     ),

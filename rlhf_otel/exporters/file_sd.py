@@ -1,8 +1,10 @@
 """This process's scrape target, in a directory that Prometheus watches (``file_sd_configs``).
 
-One file a process, ``<run id>-<rank>.json``, replaced atomically: Prometheus never reads half of it. A
-process that is killed leaves its file behind; whoever starts next on that host takes away files of ports
-where nobody listens any more, and its own old one is replaced by name.
+One file a process, ``<run id>-<rank>.json``, replaced atomically: Prometheus never reads half of it. A process
+that is killed leaves its file behind. Its successor replaces it by name; else the rank 0 that starts next takes
+it away, at once where a port of its own host refuses, and elsewhere when nobody has touched it for an hour: the
+living touch theirs every few minutes, and put it back where somebody took it away. Times are those of the file
+system, compared with each other, so that a clock that jumps or differs from host to host does no harm.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from rlhf_otel import faults
@@ -21,6 +23,12 @@ from rlhf_otel.records import RunIdentity
 
 LABELS: Final = ("run_id", "rank", "team", "cluster")
 """Labels of a target, so that ``up`` has them too."""
+HOST_LABEL: Final = "__meta_rlhf_host"
+"""The host that wrote the entry: ``localhost`` alone does not say. Prometheus drops such labels."""
+TOUCH_S: Final = 300.0
+"""How often an entry is to be kept: of 10,000 ranks that is 33 small writes a second."""
+STALE_S: Final = 3600.0
+"""Age of an entry whose process must be gone: many times :data:`TOUCH_S`, for a file system that hangs."""
 NAME_LENGTH: Final = 150
 WILDCARDS: Final = ("", "0.0.0.0", "::")
 CONNECT_S: Final = 0.5
@@ -40,12 +48,22 @@ class TargetFile:
         return self._path is not None
 
     def keep(self, directory: Path, identity: RunIdentity, target: str) -> None:
-        """Let the entry say that ``target`` is this rank of this run; an entry of another run goes."""
+        """Let the entry say that ``target`` is this rank of this run; an entry of another run goes.
+
+        To be called again every :data:`TOUCH_S`.
+        """
         path, content = directory / file_name(identity), _content(identity, target)
-        if path == self._path and content == self._content:
-            return
-        directory.mkdir(parents=True, exist_ok=True)
-        _remove_stale(directory, path, target)
+        if path != self._path or content != self._content:
+            self._move(path, content)
+        elif (found := _read(path)) == content:
+            os.utime(path)
+        elif not found:
+            _replace(path, content)
+        if identity.rank == 0:  # one of all ranks: they may be thousands
+            _remove_stale(directory, path, target)
+
+    def _move(self, path: Path, content: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, content)
         before, self._path, self._content = self._path, path, content
         if before is not None and before != path:
@@ -81,7 +99,8 @@ def target_of(host: str, url: str) -> str:
 
 def _content(identity: RunIdentity, target: str) -> str:
     values = (identity.run_id, str(identity.rank), identity.team, identity.cluster)
-    return json.dumps([{"targets": [target], "labels": dict(zip(LABELS, values, strict=True))}]) + "\n"
+    labels = {**dict(zip(LABELS, values, strict=True)), HOST_LABEL: socket.gethostname()}
+    return json.dumps([{"targets": [target], "labels": labels}]) + "\n"
 
 
 def _replace(path: Path, content: str) -> None:
@@ -94,25 +113,44 @@ def _replace(path: Path, content: str) -> None:
 
 
 def _remove_stale(directory: Path, own: Path, target: str) -> None:
-    """Take away entries of this very address, and of ports of this host where nobody listens."""
-    host = target.rpartition(":")[0]
+    """Take away entries of this very address, of ports of this host where nobody listens, and old ones."""
     for path in directory.glob("*.json"):
-        found = _entry(path) if path != own else None
-        if found is None:
+        if path == own:
             continue
-        if found == target or (found.rpartition(":")[0] == host and _refuses(found)):
+        entry = _Entry.of(path)
+        if entry is not None and (entry.is_replaced_by(target) or _older(path, own)):
             path.unlink(missing_ok=True)
 
 
-def _entry(path: Path) -> str | None:
-    """The target in a file of ours; None for anything else."""
+class _Entry(NamedTuple):
+    """What an entry says, and who wrote it."""
+
+    target: str
+    host: str
+
+    @classmethod
+    def of(cls, path: Path) -> _Entry | None:
+        """The entry in a file of ours; None for anything else."""
+        try:
+            (group,) = json.loads(_read(path))
+            (target,) = group["targets"]
+            labels = group["labels"]
+            ours = set(labels) == {*LABELS, HOST_LABEL}
+        except (ValueError, KeyError, TypeError):  # somebody else's, or not even JSON
+            return None
+        return cls(str(target), str(labels[HOST_LABEL])) if ours else None
+
+    def is_replaced_by(self, target: str) -> bool:
+        """Whether it is of this host, and its port is ours now or nobody's."""
+        return self.host == socket.gethostname() and (self.target == target or _refuses(self.target))
+
+
+def _older(path: Path, fresh: Path) -> bool:
+    """Whether it has not been touched for :data:`STALE_S` before ``fresh`` was."""
     try:
-        (group,) = json.loads(_read(path))
-        (target,) = group["targets"]
-        ours = set(group["labels"]) == set(LABELS)
-    except (ValueError, KeyError, TypeError):  # somebody else's, or not even JSON
-        return None
-    return str(target) if ours else None
+        return fresh.stat().st_mtime - path.stat().st_mtime > STALE_S
+    except FileNotFoundError:  # gone meanwhile
+        return False
 
 
 def _read(path: Path) -> str:

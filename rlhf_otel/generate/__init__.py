@@ -20,6 +20,9 @@ def files(runbook_base: str = rules.RUNBOOK_BASE) -> dict[str, str]:
             timing, "../rlhf.rules.yaml", runbook_base
         ),
         "deploy/prometheus.yml": prometheus.config_file(timing, rule_files=["../alerts/rlhf.rules.yaml"]),
+        "deploy/prometheus-ranks.yml": prometheus.config_file(
+            timing, rule_files=["../alerts/rlhf.rules.yaml"], file_sd=[prometheus.TARGET_FILES]
+        ),
         "deploy/alertmanager.yml": alertmanager.config_file(timing),
         "docs/metrics.md": docs.metrics_page(),
         "docs/rules.md": docs.rules_page(),

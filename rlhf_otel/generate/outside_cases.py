@@ -30,12 +30,16 @@ def _progress(run: str, instance: str, values: str, rank: str = "0") -> dict[str
     }
 
 
-def _threshold(run: str, instance: str, values: str) -> dict[str, str]:
-    return {f'rlhf_stall_threshold_seconds{{run_id="{run}",rank="0",instance="{instance}"}}': values}
+def _threshold(run: str, instance: str, values: str, rank: str = "0") -> dict[str, str]:
+    return {f'rlhf_stall_threshold_seconds{{run_id="{run}",rank="{rank}",instance="{instance}"}}': values}
 
 
-def _end(run: str, instance: str, values: str, outcome: str = "finished") -> dict[str, str]:
-    labels = f'run_id="{run}",outcome="{outcome}",rank="0",instance="{instance}"'
+def _started(run: str, instance: str, values: str) -> dict[str, str]:
+    return {f'rlhf_process_start_time_seconds{{run_id="{run}",rank="0",instance="{instance}"}}': values}
+
+
+def _end(run: str, instance: str, values: str, outcome: str = "finished", rank: str = "0") -> dict[str, str]:
+    labels = f'run_id="{run}",outcome="{outcome}",rank="{rank}",instance="{instance}"'
     return {f"rlhf_run_end_timestamp_seconds{{{labels}}}": values}
 
 
@@ -97,6 +101,28 @@ LIFE: Final[dict[str, str]] = {
 }
 """Lives of runs: what the alerts about the process tell apart."""
 
+RANKS: Final[dict[str, str]] = {
+    # one rank of two is killed, whereupon the launcher ends the other with SIGTERM
+    **_progress("rank-killed", "r0", "0+15x8 120 stale _x200"),
+    **_end("rank-killed", "r0", "_x8 125 stale _x200", "interrupted"),
+    **_progress("rank-killed", "r1", "0+15x8 stale _x200", rank="1"),
+    **_threshold("rank-killed", "r1", "90x8 stale _x200", rank="1"),
+    # both are pre-empted
+    **_progress("both", "b0", "0+15x8 120 stale _x200"),
+    **_end("both", "b0", "_x8 125 stale _x200", "interrupted"),
+    **_progress("both", "b1", "0+15x8 stale _x200", rank="1"),
+    **_end("both", "b1", "_x8 126 stale _x200", "interrupted", rank="1"),
+    # two ranks are killed, and the run goes on with one
+    **_progress("shrunk", "s0", "0+15x4 stale _x200"),
+    **_started("shrunk", "s0", "0x4 stale _x200"),
+    **_progress("shrunk", "s1", "0+15x4 stale _x200", rank="1"),
+    **_threshold("shrunk", "s1", "90x4 stale _x200", rank="1"),
+    **_progress("shrunk", "s2", "_x9 135+15x200"),
+    **_started("shrunk", "s2", "_x9 135x200"),
+    **_threshold("shrunk", "s2", "_x9 90x200"),
+}
+"""Lives of runs of two ranks."""
+
 OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
     "NonFinite": [
         Case(
@@ -128,8 +154,12 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
     ],
     "RunStalled": [
         Case("lives", LIFE, ({"run_id": "hang", "rank": "0"}, {"run_id": "kill", "rank": "0"})),
+        Case("lives of two ranks", RANKS, ()),
     ],
-    "RunGone": [Case("lives", LIFE, ({"run_id": "kill"},))],
+    "RunGone": [
+        Case("lives", LIFE, ({"run_id": "kill"},), observed="gone: rank 0 "),
+        Case("lives of two ranks", RANKS, ({"run_id": "rank-killed"},), observed="gone: rank 1 "),
+    ],
     "Straggler": [
         Case(
             "slow in a local phase; slow only in a collective one, which is waiting; nearly alike; one rank; one step",

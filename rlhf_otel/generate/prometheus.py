@@ -9,6 +9,10 @@ from rlhf_otel.detection.promql import Timing
 from rlhf_otel.generate.yaml_text import dump
 
 JOB: Final = "rlhf"
+TARGET_FILES: Final = "/var/lib/rlhf_otel/targets/*.json"
+"""Where the generated configuration for many ranks looks for the targets' files."""
+REFRESH_S: Final = 15
+"""How often they are read again: a network's file system does not tell of changes."""
 SAMPLE_LIMIT: Final = 1000
 """Samples of one scrape above which Prometheus refuses it: a run stays below 400 series, and each of the
 buckets counts."""
@@ -21,8 +25,12 @@ def config_file(
     alertmanagers: Sequence[str] = ("localhost:9093",),
     external_labels: dict[str, str] | None = None,
     evaluation_s: int | None = None,
+    file_sd: Sequence[str] = (),
 ) -> str:
-    """A configuration that scrapes ``targets`` and sends alerts to ``alertmanagers``, as YAML."""
+    """A configuration that scrapes ``targets`` and sends alerts to ``alertmanagers``, as YAML.
+
+    With ``file_sd``, patterns of the files that the setting of that name writes, these say what to scrape.
+    """
     content: dict[str, Any] = {
         "global": {
             "scrape_interval": f"{timing.scrape_s}s",
@@ -36,7 +44,7 @@ def config_file(
                 "job_name": JOB,
                 "honor_labels": True,
                 "sample_limit": SAMPLE_LIMIT,
-                "static_configs": [{"targets": list(targets)}],
+                **_discovery(targets, file_sd),
             }
         ],
     }
@@ -45,3 +53,10 @@ def config_file(
         # Replicas must send identical alerts, or Alertmanager pages once for each.
         content["alerting"]["alert_relabel_configs"] = [{"regex": "replica", "action": "labeldrop"}]
     return dump(content)
+
+
+def _discovery(targets: Sequence[str], file_sd: Sequence[str]) -> dict[str, Any]:
+    """One or the other: a target that both name would be scraped twice, with different labels."""
+    if file_sd:
+        return {"file_sd_configs": [{"files": list(file_sd), "refresh_interval": f"{REFRESH_S}s"}]}
+    return {"static_configs": [{"targets": list(targets)}]}

@@ -29,13 +29,14 @@ def identify(
     """The identity of the run that ``trainer`` is about to begin.
 
     ``resumed`` is what an earlier attempt left in the checkpoint that this one goes on from: ``run_id`` and
-    ``attempt``. Its run id counts where neither a setting nor a launcher has one.
+    ``attempt``. Its run id counts where neither a setting nor a launcher has one. It is empty where the
+    checkpoint has nothing of ours, as on a host that does not see rank 0's, and None for a fresh start.
     """
     rank, local_rank, world_size = _ranks(getattr(trainer, "args", None))
     run_name = settings.run_name or _run_name(trainer)
     earlier = resumed or {}
-    known = settings.run_id or launcher_run_id() or earlier.get("run_id")
-    run_id = str(known or _fallback_run_id(run_name, rank, world_size))
+    given = settings.run_id or launcher_run_id()
+    run_id = str(given or earlier.get("run_id") or _fallback_run_id(run_name, rank, world_size))
     return RunIdentity(
         run_id=run_id,
         attempt=_attempt(run_id, int(earlier.get("attempt", 0))),
@@ -48,7 +49,7 @@ def identify(
         team=settings.team,
         owner=settings.owner,
         cluster=settings.cluster,
-        agreed=bool(known) or world_size == 1,
+        agreed=world_size == 1 or (bool(given) and resumed is None),
     )
 
 
