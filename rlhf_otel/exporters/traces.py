@@ -10,10 +10,12 @@ import contextlib
 import logging
 import os
 import queue
+import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 from rlhf_otel import faults
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 logger = logging.getLogger("rlhf_otel")
+
+SDK_JITTER: Final = (
+    "opentelemetry.exporter.otlp.common.http",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+)
+"""Where the SDK draws the jitter of its retries, over HTTP at every export."""
 
 SDK_LOGGERS: Final = (
     "opentelemetry.exporter.otlp.common.http",
@@ -319,6 +328,21 @@ class _Errands:
 
 
 def _span_exporter(protocol: str) -> SpanExporter:
+    exporter = _sdk_exporter(protocol)
+    _spare_global_randomness()
+    return exporter
+
+
+def _spare_global_randomness() -> None:
+    """Give the SDK a generator of its own: draws from Python's global one, by a thread, would make a training
+    that uses ``random`` come out differently each time."""
+    for name in SDK_JITTER:
+        module: Any = sys.modules.get(name)
+        if getattr(module, "random", None) is random:
+            module.random = random.Random()
+
+
+def _sdk_exporter(protocol: str) -> SpanExporter:
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 

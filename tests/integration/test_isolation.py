@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from observing import ScrapeEachStep, journal, once_per_fault
 from otlp_receiver import http_receiver
+from outcomes import STEPS, Outcome, outcome
 from tiny import build_trainer, variety
 
 from rlhf_otel import ConfigurationError, TelemetryCallback, assembly, faults, run
 from rlhf_otel.exporters.journal import JournalWriter
 from rlhf_otel.exporters.traces import TraceExporter
 from rlhf_otel.sources.system import SystemSampler
-
-STEPS = 6
 
 
 def broken(*_: Any, **__: Any) -> Any:
@@ -34,13 +33,17 @@ SOURCES: dict[str, tuple[Any, str, str, str]] = {
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_source_that_raises_loses_only_its_own_values(
-    source: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    source: str,
+    unobserved: Outcome,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     owner, name, doing, lost = SOURCES[source]
     monkeypatch.setattr(owner, name, broken)
     scraping = ScrapeEachStep()
     telemetry = TelemetryCallback(metrics_port=0, journal=tmp_path / "journal")
-    build_trainer(tmp_path, [telemetry, scraping], max_steps=STEPS).train()
+    assert outcome(tmp_path, [telemetry, scraping]) == unobserved
 
     assert list(scraping.scrapes) == list(range(1, STEPS + 1))
     last = scraping.scrapes[STEPS]
