@@ -65,16 +65,21 @@ def train(folder: Path, *callbacks: TrainerCallback, **arguments: Any) -> Any:
     """Train a tiny policy, observed; ``SCRAPERS`` of the environment are waited for."""
     telemetry = TelemetryCallback(
         metrics_port=int(os.environ.get("PORT", 0)),
-        run_id=arguments.pop("run_id", "r"),
+        run_id=arguments.pop("run_id", os.environ.get("RUN_ID", "r")),
         journal=folder / "journal",
         linger_s=float(os.environ.get("LINGER_S", 600)),
     )
     told = Tell(folder, int(os.environ.get("SCRAPERS", 0)))
-    trainer = build_trainer(
-        folder, [telemetry, told, *callbacks], **{"max_steps": STEPS, "reward_funcs": [variety], **arguments}
-    )
+    defaults = {"max_steps": STEPS, "reward_funcs": [unhurried]}
+    trainer = build_trainer(folder, [telemetry, told, *callbacks], **{**defaults, **arguments})
     trainer.train()
     return trainer
+
+
+def unhurried(completions: list[str], **_: Any) -> list[float]:
+    """Takes ``SECONDS`` of the environment."""
+    time.sleep(float(os.environ.get("SECONDS", 0)))
+    return variety(completions)
 
 
 def _terminate(_: Any = None) -> None:
@@ -88,6 +93,16 @@ def _fail(_: Any = None) -> None:
 def finish(folder: Path) -> None:
     """End well."""
     train(folder)
+
+
+def nan_reward(folder: Path) -> None:
+    """A reward is NaN, once."""
+
+    def broken(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        scores = unhurried(completions)
+        return [float("nan"), *scores[1:]] if trainer_state.global_step == STRIKES - 1 else scores
+
+    train(folder, reward_funcs=[broken])
 
 
 def exception(folder: Path) -> None:

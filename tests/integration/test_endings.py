@@ -18,14 +18,6 @@ from scenarios import STEPS, STRIKES
 END = "rlhf_run_end_timestamp_seconds"
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    """Where training processes come from."""
-    made = Nursery()
-    yield made
-    made.close()
-
-
 class Watched(NamedTuple):
     """A process that has ended, and who scraped it."""
 
