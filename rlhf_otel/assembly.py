@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple
 
+from rlhf_otel import faults
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.derived import add_derived
-from rlhf_otel.records import StepRecord
+from rlhf_otel.records import PhaseInterval, StepRecord
 from rlhf_otel.sources.groups import Generation, unscored_ratio, weighted_rewards, zero_advantage_ratio
 from rlhf_otel.sources.phases import PhaseRecorder, nest
 from rlhf_otel.sources.ppo_cells import PPOCells
@@ -83,9 +84,15 @@ class Assembler:
         return mapped.evaluation
 
     def assemble(self, raw: RawStep) -> tuple[StepRecord, float]:
-        """The step's record, and the tokens that it added. In the order of the steps."""
+        """The step's record, and the tokens that it added. In the order of the steps. A part that raises loses
+        its own values."""
         logged, self._logged = self._logged, None
-        mapped = self._mapped(raw, logged)
+        mapped = MappedLogs()
+        with faults.isolated("sources", "mapping what the trainer logged"):
+            mapped = self._mapped(raw, logged)
+        phases: list[PhaseInterval] = []
+        with faults.isolated("phases", "nesting a step's phases"):
+            phases = nest(self._recorder.take_step(raw.phases))
         record = StepRecord(
             step=raw.step,
             epoch=raw.epoch or 0.0,
@@ -96,16 +103,20 @@ class Assembler:
             values=mapped.values,
             reward_functions=mapped.reward_functions,
             unmapped=mapped.unmapped,
-            phases=nest(self._recorder.take_step(raw.phases)),
+            phases=phases,
         )
         if logged is not None and self._logged_step < raw.step:
             record.lag.update(dict.fromkeys(logged.values, raw.step - self._logged_step))
-        _add_hooked(record, raw)
+        with faults.isolated("sources", "adding what the hooks saw"):
+            _add_hooked(record, raw)
         if self._ppo is not None:
-            self._ppo.correct(record.values)
+            with faults.isolated("sources", "correcting PPO's statistics"):
+                self._ppo.correct(record.values)
         tokens = self._add_tokens(record, mapped, raw.end_ns)
-        self._add_generation(record, raw.generation)
-        add_derived(record)
+        with faults.isolated("sources", "looking at groups and samples"):
+            self._add_generation(record, raw.generation)
+        with faults.isolated("sources", "deriving signals"):
+            add_derived(record)
         _add_nonfinite(record, raw.nonfinite_rewards)
         return record, tokens
 

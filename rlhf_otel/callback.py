@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -18,13 +16,15 @@ from typing import Any, Final, Literal, TypeVar
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import integration_utils
 
-from rlhf_otel import faults, resumption, serving
+from rlhf_otel import faults, resumption
 from rlhf_otel import settings as settings_module
 from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.errors import TrainingStopped
+from rlhf_otel.exporters.otlp_environment import otlp_destination
 from rlhf_otel.instrumentation import register_report_to
 from rlhf_otel.resumption import resumed_checkpoint
 from rlhf_otel.run import Run
+from rlhf_otel.sigterm import Sigterm
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -55,7 +55,8 @@ class TelemetryCallback(TrainerCallback):
     the defaults.
 
     Raises:
-        ConfigurationError: a setting is unknown, of the wrong type, or impossible.
+        ConfigurationError: a setting is unknown, of the wrong type, or impossible; or a standard variable for
+            the traces is.
     """
 
     def __init__(
@@ -82,11 +83,12 @@ class TelemetryCallback(TrainerCallback):
             journal=journal,
             **more,
         )
+        otlp_destination()  # refuses here what would be wrong with it later
         self.handler: Callable[[], Any] | None = None
         """Where ``instrumentation`` added this callback: a weak reference to the trainer's handler."""
         self._trainer: Any = None
         self._run: Run | None = None
-        self._sigterm: _Sigterm | None = None
+        self._sigterm: Sigterm | None = None
         self._unwrap: Callable[[], None] | None = None
         self._resumed_from: Any = None
 
@@ -112,13 +114,13 @@ class TelemetryCallback(TrainerCallback):
         settings = self.settings
         if self._run is not None and not self._run.ended:  # the same training, again with a smaller batch
             settings = settings.model_copy(update={"run_id": self._run.pipeline.identity.run_id})
-            self._run.end(Outcome.INTERRUPTED, "training was started again")
+            self._end(Outcome.INTERRUPTED, "training was started again")
         checkpoint = resumed_checkpoint(self._resumed_from, args.output_dir, int(state.global_step))
         resumed = resumption.load(checkpoint) if checkpoint is not None else None
         self._run = Run(self._trainer, settings, resumed)
         tokens = float(getattr(state, "num_input_tokens_seen", 0) or 0)
         self._run.start(int(state.max_steps or 0), int(state.global_step), tokens)
-        self._sigterm = _Sigterm.install(self._run)
+        self._sigterm = Sigterm.install(self._run)
 
     @_safe
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -155,8 +157,12 @@ class TelemetryCallback(TrainerCallback):
 
     @_safe
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Training has ended well, or was asked to stop."""
-        self._end(Outcome.FINISHED)
+        """Training has ended well, or was asked to stop: by SIGTERM, if steps are missing since."""
+        stopped_short = int(state.global_step) < int(state.max_steps or 0)
+        if stopped_short and self._sigterm is not None and self._sigterm.received:
+            self._end(Outcome.INTERRUPTED, "SIGTERM")
+        else:
+            self._end(Outcome.FINISHED)
 
     # --- parts
 
@@ -209,13 +215,15 @@ class TelemetryCallback(TrainerCallback):
 
     @_safe
     def _raised(self, error: BaseException) -> None:
-        outcome = Outcome.FAILED if isinstance(error, Exception) else Outcome.INTERRUPTED
-        self._end(outcome, f"{type(error).__name__}: {error}"[:500])
+        reason = f"{type(error).__name__}: {error}"[:500]
+        if self._sigterm is not None and self._sigterm.taking_effect:
+            self._end(Outcome.INTERRUPTED, f"SIGTERM, then {reason}")
+            return
+        # KeyboardInterrupt and SystemExit are somebody's wish.
+        self._end(Outcome.FAILED if isinstance(error, Exception) else Outcome.INTERRUPTED, reason)
 
     def _end(self, outcome: Outcome, reason: str = "") -> None:
         if self._sigterm is not None:
-            if self._sigterm.received and outcome is Outcome.FINISHED:
-                outcome, reason = Outcome.INTERRUPTED, "SIGTERM"
             self._sigterm.uninstall()
             self._sigterm = None
         if self._run is not None:
@@ -233,49 +241,6 @@ def calling_trainer() -> Any:
         if isinstance(candidate, Trainer):
             return candidate
     return None
-
-
-class _Sigterm:
-    """Pre-emption: say that the run was interrupted, then do what SIGTERM would have done without us.
-
-    A handler of the user's is called at once, since it may need the time to save; without one, the process
-    stays until Prometheus has seen the interruption, for a bounded time, and then dies of the signal.
-    """
-
-    def __init__(self, run: Run, previous: Any) -> None:
-        self._run = run
-        self._previous = previous
-        self.received = False
-
-    @classmethod
-    def install(cls, run: Run) -> _Sigterm | None:
-        """Chain to the present handler. None outside the main thread, where Python allows no handler."""
-        if threading.current_thread() is not threading.main_thread():
-            return None
-        previous = signal.getsignal(signal.SIGTERM)
-        if previous is None or previous is signal.SIG_IGN:
-            return None
-        handler = cls(run, previous)
-        signal.signal(signal.SIGTERM, handler)
-        return handler
-
-    def uninstall(self) -> None:
-        """Put the handler before us back, unless another took our place."""
-        present: object = signal.getsignal(signal.SIGTERM)
-        if present is self:
-            signal.signal(signal.SIGTERM, self._previous)
-
-    def __call__(self, number: int, frame: Any) -> None:
-        self.received = True
-        with faults.isolated("callback", "handling SIGTERM"):
-            self._run.interrupt()
-        if callable(self._previous):
-            self._previous(number, frame)
-            return
-        serving.wait(serving.INTERRUPTED_LINGER_S, scrapes_each=1)
-        serving.retract()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTERM)
 
 
 register_report_to(integration_utils)

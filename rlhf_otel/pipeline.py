@@ -77,7 +77,9 @@ class Pipeline:
         self._exemplars: dict[str, tuple[float, str, float]] = {}
         self._traced: dict[str, tuple[str, float]] = {}
         self._peak_s = 0.0
-        self.end_of_run: RunEnd | None = None
+        self._announced: RunEnd | None = None
+        self._end: RunEnd | None = None
+        self._drained = True
         self.answer: Callable[[Anomaly], Anomaly] | None = None
         """Begins the actions that follow an anomaly."""
         now = time.time()
@@ -129,6 +131,8 @@ class Pipeline:
         self, record: StepRecord, tokens: float, telemetry_s: float, skipped_steps: int = 0
     ) -> list[Anomaly]:
         """Judge a step, publish it, export it; on the background thread. Returns the new anomalies."""
+        if self._announced is not None and record.time_ns > self._announced.time_ns:
+            self._announced = None  # training went on
         record.values["step_duration"] = duration = record.duration_s
         add_evaluation_gap(record.values, self.snapshot.evaluation.get("reward"))
         self._count_nonfinite(record)
@@ -167,7 +171,9 @@ class Pipeline:
     def failed_step(self, record: StepRecord) -> list[Anomaly]:
         """Training raised inside this step: keep what is known of it, and judge only what is not finite."""
         self._count_nonfinite(record)
-        anomalies = self._answered(self._detector.observe(record, {}))
+        anomalies: list[Anomaly] = []
+        with faults.isolated("detection", "judging the step that failed"):
+            anomalies = self._answered(self._detector.observe(record, {}))
         self.snapshot = self.snapshot._replace(nonfinite=self._nonfinite, verdicts=self._detector.verdicts)
         self._deliver(record, {}, anomalies, failed=True)
         return anomalies
@@ -185,24 +191,40 @@ class Pipeline:
         record = {"type": "checkpoint", "step": step, "time": time.time(), "path": path}
         self._background.submit(self._checkpointed, record)
 
-    def end(self, outcome: Outcome, reason: str = "") -> None:
-        """The run has ended, or is about to."""
-        self.end_of_run = RunEnd(outcome, time.time_ns(), self.snapshot.step, reason)
-        self._submit(end_record(self.end_of_run))
-
     def flush(self, timeout_s: float) -> None:
         """Hand on what is queued, within a bound."""
         self._background.flush(timeout_s)
         if self._traces is not None:
             self._traces.flush(timeout_s)
 
+    @property
+    def end_of_run(self) -> RunEnd | None:
+        """The run's end, or the one that is announced; None while it goes on."""
+        return self._end or self._announced
+
+    def announce(self, outcome: Outcome, reason: str, step: int) -> None:
+        """The run is about to end after ``step``. A further step takes that back. Takes no lock, waits for
+        nothing."""
+        self._announced = RunEnd(outcome, time.time_ns(), step, reason)
+
+    def end(
+        self, outcome: Outcome, reason: str = "", step: int | None = None, timeout_s: float = 5.0
+    ) -> None:
+        """The run has ended, with ``step`` the last whole one, by default the last published. Steps that are
+        queued are published before that, for which ``timeout_s`` is the bound."""
+        time_ns = time.time_ns()
+        self._drained = self._background.flush(timeout_s)
+        self._end = RunEnd(outcome, time_ns, self.snapshot.step if step is None else step, reason)
+        self._submit(end_record(self._end))
+
     def close(self, timeout_s: float = 5.0) -> None:
-        """Hand on what is queued and end the background thread, within a bound."""
+        """Hand on what is queued and end the background thread, within twice ``timeout_s``; in half of that
+        where the thread has been hanging already."""
         if self._journal is not None:
             self._background.submit(self._journal.close)
         if self._trace_file is not None:
             self._background.submit(self._trace_file.close)
-        self._background.stop(timeout_s)
+        self._background.stop(timeout_s if self._drained else 0.0)
         if self._traces is not None:
             self._traces.close(timeout_s)
 
@@ -313,10 +335,10 @@ class Pipeline:
         anomalies: list[Anomaly],
         failed: bool = False,
     ) -> None:
-        if self._journal is not None:
-            self._journal.write(step_record(record))
+        with faults.isolated("journal", "writing a step to the journal"):
+            self._write(step_record(record))
             for anomaly in anomalies:
-                self._journal.write(anomaly_record(anomaly))
+                self._write(anomaly_record(anomaly))
         if self._traces is not None or self._trace_file is not None:
             with faults.isolated("traces", "choosing and building the spans of a step"):
                 self._deliver_traces(record, statistics, anomalies, failed)

@@ -205,3 +205,5 @@ class RunView(NamedTuple):
     end: RunEnd | None = None
     actions: Mapping[tuple[str, str], int] = {}
     """Kind and outcome to the number of such actions."""
+    outlived: bool = False
+    """It has ended, and another run has begun since: only what concerns the run as such is exposed."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf_otel import faults, resumption, serving
 from rlhf_otel.actions.of_a_run import RunActions
@@ -25,7 +25,7 @@ from rlhf_otel.records import Anomaly, RunIdentity, RunView
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
-from rlhf_otel.sources.groups import last_generation
+from rlhf_otel.sources.groups import Generation, last_generation
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder, PhaseTotals
 from rlhf_otel.sources.run_identity import identify
 from rlhf_otel.sources.samples import Samples
@@ -37,7 +37,9 @@ from rlhf_otel.sources.trainer_seams import TrainerSeams
 logger = logging.getLogger("rlhf_otel")
 
 FLUSH_S = 5.0
-"""Bound for handing on what is queued when a run ends."""
+"""Bound for handing on what is queued when a run ends: once for steps, once for spans."""
+
+_T = TypeVar("_T")
 
 
 class Run:
@@ -78,6 +80,11 @@ class Run:
     def ended(self) -> bool:
         """Whether it is over, well or not."""
         return bool(self._ended_ns)
+
+    @property
+    def last_step(self) -> int:
+        """The last whole step."""
+        return self._last_step
 
     # --- events, on the training thread
 
@@ -146,10 +153,8 @@ class Run:
             self.pipeline.submit(self._save_state, step, Path(path))
 
     def interrupt(self) -> None:
-        """SIGTERM has arrived; the trainer may still finish in its own way."""
-        self.pipeline.end(Outcome.INTERRUPTED, "SIGTERM")
-        self.pipeline.flush(FLUSH_S)
-        serving.ended(self, serving.INTERRUPTED_LINGER_S)
+        """SIGTERM has arrived: say so at once, and take it back if training goes on all the same."""
+        self.pipeline.announce(Outcome.INTERRUPTED, "SIGTERM", self._last_step)
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
         """Training has ended. Harmless when called again."""
@@ -170,7 +175,7 @@ class Run:
         if self.actions is not None:
             with faults.isolated("actions", "ending the actions"):
                 self.actions.close(self.pipeline.flush)
-        self.pipeline.end(outcome, reason)
+        self.pipeline.end(outcome, reason, self._last_step, FLUSH_S)
         serving.ended(self, self.settings.linger_s)
         self.pipeline.close(FLUSH_S)
 
@@ -236,17 +241,18 @@ class Run:
             self._step_start_ns,
             now,
             time.time_ns(),
-            self.metrics.take() if keeps_lists else None,
-            self.scalars.take(),
+            _read("the trainer's lists", self.metrics.take, []) if keeps_lists else None,
+            _read("scalars", self.scalars.take, []),
             self._learning_rate,
-            last_generation(self._trainer, self._samples)
-            if keeps_lists and self.metrics.generated()
-            else None,
+            _read("groups", self._generation, None) if keeps_lists else None,
             self.seams.reward_functions.take_nonfinite(),
             self.recorder.end_step(),
             self._skipped,
             self._telemetry_ns,
         )
+
+    def _generation(self) -> Generation | None:
+        return last_generation(self._trainer, self._samples) if self.metrics.generated() else None
 
     def _failed_step(self) -> RawStep:
         return self._raw_step(self._last_step + 1, None, perf_counter_ns())
@@ -290,7 +296,7 @@ class Run:
     def _observe(self, raw: RawStep) -> None:
         assert self._assembler is not None
         record, tokens = self._assembler.assemble(raw)
-        record.values.update(self.system.signals())
+        record.values.update(_read("system signals", self.system.signals, {}))
         self._announce(self.pipeline.step(record, tokens, raw.telemetry_ns / 1e9, raw.skipped_steps))
 
     def _observe_failed(self, raw: RawStep) -> None:
@@ -302,6 +308,16 @@ class Run:
     def _announce(anomalies: Iterable[Anomaly]) -> None:
         for anomaly in anomalies:
             logger.warning(_sentence(anomaly))
+
+
+def _read(what: str, source: Callable[[], _T], otherwise: Any) -> _T:
+    """What a source says; one that raises loses its own values and not the step."""
+    try:
+        return source()
+    except Exception as error:  # noqa: BLE001 - faults logs it
+        faults.handle("sources", error, f"reading {what}")
+        nothing: _T = otherwise
+        return nothing
 
 
 def _sentence(anomaly: Anomaly) -> str:

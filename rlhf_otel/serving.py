@@ -4,8 +4,9 @@ Where a directory for ``file_sd`` is set, the process has a file there while it 
 hold and some seconds before the port, so that Prometheus never finds the port closed.
 
 An ended run stays exposed until every Prometheus server that scrapes this process has seen it twice, at most
-``linger_s``; then its series go, and with the last run the port is closed. Training never waits for that:
-only the end of the process does, and only while a Prometheus server was seen in the last minutes.
+``linger_s``, also while the next run goes on; then its series go, and with the last run the port is closed.
+Training never waits for that: only the end of the process does, and only while a Prometheus server was seen in
+the last minutes.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("rlhf_otel")
 
-INTERRUPTED_LINGER_S: Final = 20.0
-"""Bound after SIGTERM: schedulers usually kill after 30 s."""
-
 FORGET_S: Final = 6.0
 """Time from the removal of the target's file until Prometheus has forgotten it: its discovery hands changes on
 every 5 seconds."""
 DISK_S: Final = 5.0
 """How long the end of the process waits for a file system that hangs."""
+
+MOST_ENDED: Final = 8
+"""Runs that are kept at most after their end, while another goes on. They have some 20 series each."""
 
 _lock = threading.Lock()
 _target_lock = threading.Lock()
@@ -58,15 +59,17 @@ def scrapes() -> tuple[int, float]:
 def expose(run: Run, host: str, port: int) -> None:
     """Expose ``run``, starting the endpoint if this process has none.
 
-    Runs that ended before make room, and so does one of the same id: its series would be there twice.
+    A run of the same id makes room, since its series would be there twice. Others that have ended stay until
+    that has been seen, with what they have to say about themselves as runs.
     """
     global _endpoint
     run_id = run.pipeline.identity.run_id
     with _lock:
         if run.ended:
             return
-        going = [other for other in _runs if other.pipeline.end_of_run is None]
-        _runs[:] = [other for other in going if other.pipeline.identity.run_id != run_id]
+        others = [other for other in _runs if other.pipeline.identity.run_id != run_id]
+        ended = [other for other in others if other.ended]
+        _runs[:] = [other for other in others if other not in ended[:-MOST_ENDED]]
         _runs.append(run)
         if _endpoint is None:
             endpoint = Endpoint(host, port, RunsCollector(_views), _health)
@@ -79,11 +82,12 @@ def expose(run: Run, host: str, port: int) -> None:
 
 def ended(run: Run, linger_s: float) -> None:
     """``run`` has ended: hold its series until they have been scraped, without waiting for it here."""
-    if _endpoint is None:
+    endpoint = _endpoint
+    if endpoint is None:
         _withdraw(run)
         return
-    _endpoint.begin_hold()
-    threading.Thread(target=_hold, args=(run, linger_s), name="rlhf_otel-hold", daemon=True).start()
+    arguments = (run, endpoint, endpoint.begin_hold(), linger_s)
+    threading.Thread(target=_hold, args=arguments, name="rlhf_otel-hold", daemon=True).start()
 
 
 def wait(linger_s: float, scrapes_each: int = 2) -> bool:
@@ -112,7 +116,8 @@ def close() -> None:
 
 
 def _views() -> list[RunView]:
-    return [run.view() for run in list(_runs)]
+    runs = list(_runs)
+    return [run.view()._replace(outlived=run.ended and run is not runs[-1]) for run in runs]
 
 
 def _health() -> tuple[bool, str]:
@@ -120,9 +125,9 @@ def _health() -> tuple[bool, str]:
     return runs[-1].pipeline.health() if runs else (True, "ok: no run")
 
 
-def _hold(run: Run, linger_s: float) -> None:
+def _hold(run: Run, endpoint: Endpoint, since: float, linger_s: float) -> None:
     with faults.isolated("endpoint", "holding the endpoint for Prometheus"):
-        wait(linger_s)
+        endpoint.wait_held(linger_s, since=since)
         _withdraw(run)
 
 
@@ -161,8 +166,7 @@ def _withdraw(run: Run) -> None:
         idle = None if _runs else _endpoint
         if idle is not None:
             _endpoint = None
-    if idle is not None:
-        idle.close()
+            idle.close()  # before a new run may want the port
 
 
 def _forgotten() -> None:

@@ -49,7 +49,7 @@ def run_demo(options: Options, console: Console) -> Evidence:
     receiver = Receiver(options.run_dir / "traces.otlp.jsonl")
     receiver_url = receiver.start()
     port = free_port(9464)
-    servers = Servers(options.run_dir, f"localhost:{port}", receiver_url)
+    servers = Servers(options.run_dir, [f"localhost:{port}"], receiver_url)
     evidence.notifications, evidence.spans = receiver.notifications, receiver.spans
     try:
         if servers.available:

@@ -77,10 +77,10 @@ class Server:
 
 @dataclass(slots=True)
 class Servers:
-    """Two Prometheus replicas and an Alertmanager, scraping one training process."""
+    """Two Prometheus replicas and an Alertmanager, scraping training processes."""
 
     directory: Path
-    target: str
+    targets: Sequence[str]
     receiver_url: str
     replicas: int = 2
     timing: Timing = field(default_factory=lambda: Timing(scrape_s=1))
@@ -127,7 +127,7 @@ class Servers:
         content = prometheus.config_file(
             self.timing,
             rule_files=[str(self.directory / "rlhf.rules.yaml")],
-            targets=[self.target],
+            targets=self.targets,
             alertmanagers=[pager],
             external_labels={"replica": replica},
         )

@@ -98,13 +98,13 @@ class Endpoint:
             _endpoints.add(self)
             return self.url
 
-    def begin_hold(self) -> None:
-        """Mark the end of the run, once the snapshot says it; does not block."""
-        self.clients.begin_hold()
+    def begin_hold(self) -> float:
+        """Mark the end of a run, once the snapshot says it; does not block. Returns the moment."""
+        return self.clients.begin_hold()
 
-    def wait_held(self, limit_s: float = 60.0, *, scrapes_each: int = 2) -> bool:
+    def wait_held(self, limit_s: float = 60.0, *, scrapes_each: int = 2, since: float | None = None) -> bool:
         """Wait until every Prometheus server has the end: see :meth:`ScrapeClients.wait_held`."""
-        return self.clients.wait_held(limit_s, scrapes_each=scrapes_each)
+        return self.clients.wait_held(limit_s, scrapes_each=scrapes_each, since=since)
 
     def close(self) -> None:
         """Stop listening, end live connections and waits; within two seconds. May be repeated."""

@@ -71,6 +71,8 @@ def _family(metric: Metric, views: Sequence[RunView]) -> Family:
     for view in views:
         if view.identity.rank != 0 and (metric.rank_0_alone or not per_rank):
             continue
+        if view.outlived and metric.group != "run":
+            continue
         head, tail = [_encodable(view.identity.run_id)], [str(view.identity.rank)] if per_rank else []
         for sample in samples(view):
             _ADD[metric.type](family, [*head, *map(_encodable, sample.labels), *tail], sample)

@@ -67,8 +67,8 @@ class ScrapeClient:
     """When its last connection closed; means something only without a connection."""
     scrapes: deque[float] = field(default_factory=lambda: deque(maxlen=SCRAPES_KEPT))
     """When its latest scrapes began."""
-    scrapes_held: int = 0
-    """Whole scrapes that began after the hold did."""
+    whole: deque[float] = field(default_factory=lambda: deque(maxlen=SCRAPES_KEPT))
+    """When those of them began that were answered whole."""
 
     @property
     def observed_interval_s(self) -> float | None:
@@ -82,6 +82,10 @@ class ScrapeClient:
     def interval_s(self) -> float:
         """Its scrape interval: observed, or no less than its timeout, or assumed."""
         return self.observed_interval_s or self.timeout_s or ASSUMED_INTERVAL_S
+
+    def held(self, began: float) -> int:
+        """Whole scrapes since a hold began, as far as they are kept."""
+        return sum(scrape > began for scrape in self.whole)
 
     def gone(self, now: float) -> bool:
         """Whether it closed its connection and let an interval pass without a new one."""
@@ -129,8 +133,8 @@ class ScrapeClients:
             client = self._client(peer, request)
             client.scrapes.append(started)
             client.timeout_s = request.timeout_s
-            if whole and self._began is not None and started >= self._began:
-                client.scrapes_held += 1
+            if whole:
+                client.whole.append(started)
             self._changed.notify_all()
 
     def disconnected(self, peer: Peer) -> None:
@@ -141,25 +145,29 @@ class ScrapeClients:
                     client.connection, client.closed_at = None, self._clock()
             self._changed.notify_all()
 
-    def begin_hold(self) -> None:
-        """Mark the end of the run: scrapes from now on carry it. Call it after the end is in the snapshot."""
+    def begin_hold(self) -> float:
+        """Mark the end of a run: scrapes from now on carry it. Call it after the end is in the snapshot.
+
+        Returns the moment, for :meth:`wait_held`.
+        """
         with self._changed:
             self._began = self._clock()
-            for client in self._clients:
-                client.scrapes_held = 0
             self._changed.notify_all()
+            return self._began
 
-    def wait_held(self, limit_s: float = 60.0, *, scrapes_each: int = 2) -> bool:
-        """Wait until every client has scraped ``scrapes_each`` times in the hold, at most ``limit_s`` of it.
+    def wait_held(self, limit_s: float = 60.0, *, scrapes_each: int = 2, since: float | None = None) -> bool:
+        """Wait until every client has scraped ``scrapes_each`` times (9 at most) in a hold, at most
+        ``limit_s`` of it.
 
-        The limit counts from :meth:`begin_hold`; without that there is nothing to wait for. Gives up earlier
+        The hold is the one that began at ``since``, or the latest. The limit counts from its beginning;
+        without a hold there is nothing to wait for. Gives up earlier
         on a client from which nothing can come in time: silent, or with an interval that reaches beyond the
         limit. True if all who are still there got their scrapes; at once if there are none.
         """
         with self._changed:
-            while self._began is not None:
-                now, began = self._clock(), self._began
-                owing = [c for c in self._awaited(began, now) if c.scrapes_held < scrapes_each]
+            while (began := self._began if since is None else since) is not None:
+                now = self._clock()
+                owing = [c for c in self._awaited(began, now) if c.held(began) < scrapes_each]
                 until = max((c.hoped_until(began, began + limit_s) for c in owing), default=now)
                 if until <= now or self._closed:
                     return not owing

@@ -10,14 +10,17 @@ import contextlib
 import logging
 import os
 import queue
+import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 from rlhf_otel import faults
 from rlhf_otel.errors import ConfigurationError
+from rlhf_otel.exporters.otlp_environment import MAX_PENDING_SPANS, otlp_destination
 from rlhf_otel.exporters.span_tree import MAX_PHASES, build_run_span, build_spans, resource_attributes
 from rlhf_otel.records import Anomaly, RunIdentity, StepRecord
 
@@ -28,11 +31,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("rlhf_otel")
 
-PROTOCOLS: Final = ("http/protobuf", "grpc")
-"""Values of ``OTEL_EXPORTER_OTLP_PROTOCOL`` that Python's SDK has, the specification's default first."""
-
-MAX_PENDING_SPANS: Final = 2048
-"""Spans that wait at most, unless ``OTEL_BSP_MAX_QUEUE_SIZE`` says otherwise; about 2 KB each."""
+SDK_JITTER: Final = (
+    "opentelemetry.exporter.otlp.common.http",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+)
+"""Where the SDK draws the jitter of its retries, over HTTP at every export."""
 
 SDK_LOGGERS: Final = (
     "opentelemetry.exporter.otlp.common.http",
@@ -74,17 +78,16 @@ class TraceExporter:
         ``OTEL_TRACES_EXPORTER=otlp`` alone does not switch it on: ``opentelemetry-instrument`` sets that for
         everyone.
         """
-        key, endpoint = _setting("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-        if not endpoint or not _wanted():
+        wanted = otlp_destination()
+        if wanted.note:
+            logger.warning(wanted.note)
+        if not wanted.endpoint:
             return None
-        protocol = _protocol()
-        _require_url(key, endpoint, protocol)
-        max_pending = _max_pending()
         try:
-            return cls(identity, _span_exporter(protocol), endpoint, max_pending)
+            return cls(identity, _span_exporter(wanted.protocol), wanted.endpoint, wanted.max_pending)
         except Exception as error:  # whatever the SDK thinks of OTEL_EXPORTER_OTLP_* and OTEL_BSP_*
             raise ConfigurationError(
-                f"{key}={endpoint!r} with {protocol}: the SDK refuses its OTEL_* settings: {error}"
+                f"{wanted.key}={wanted.endpoint!r} with {wanted.protocol}: the SDK refuses its OTEL_* settings: {error}"
             ) from error
 
     @property
@@ -324,47 +327,22 @@ class _Errands:
                     done.set()
 
 
-def _setting(*keys: str) -> tuple[str, str]:
-    """The first of the variables that is set and not empty, with its value."""
-    for key in keys:
-        if value := os.environ.get(key, "").strip():
-            return key, value
-    return keys[-1], ""
-
-
-def _wanted() -> bool:
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    key, chosen = _setting("OTEL_TRACES_EXPORTER")
-    names = {name.strip() for name in (chosen or "otlp").split(",")}
-    if not names & {"otlp", "none"}:
-        logger.warning("%s=%r: rlhf_otel exports traces by otlp only, so it exports none", key, chosen)
-    return "otlp" in names
-
-
-def _protocol() -> str:
-    key, value = _setting("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-    if value and value not in PROTOCOLS:
-        raise ConfigurationError(f"{key}={value!r}: allowed are {', '.join(PROTOCOLS)}")
-    return value or PROTOCOLS[0]
-
-
-def _require_url(key: str, endpoint: str, protocol: str) -> None:
-    """HTTP needs a scheme, else every export would fail; gRPC also takes ``host:port`` and ``unix:``."""
-    parts = urlsplit(endpoint)
-    if protocol != "grpc" and (parts.scheme not in ("http", "https") or not parts.netloc):
-        allowed = "http://HOST:PORT or https://HOST:PORT"
-        raise ConfigurationError(f"{key}={endpoint!r}: for {protocol} allowed is {allowed}")
-
-
-def _max_pending() -> int:
-    key, value = _setting("OTEL_BSP_MAX_QUEUE_SIZE")
-    if value and not (value.isdecimal() and int(value)):
-        raise ConfigurationError(f"{key}={value!r}: allowed is an integer above 0")
-    return int(value or MAX_PENDING_SPANS)
-
-
 def _span_exporter(protocol: str) -> SpanExporter:
+    exporter = _sdk_exporter(protocol)
+    _spare_global_randomness()
+    return exporter
+
+
+def _spare_global_randomness() -> None:
+    """Give the SDK a generator of its own: draws from Python's global one, by a thread, would make a training
+    that uses ``random`` come out differently each time."""
+    for name in SDK_JITTER:
+        module: Any = sys.modules.get(name)
+        if getattr(module, "random", None) is random:
+            module.random = random.Random()
+
+
+def _sdk_exporter(protocol: str) -> SpanExporter:
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 

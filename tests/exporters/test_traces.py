@@ -177,6 +177,9 @@ def test_without_an_endpoint_the_sdk_is_not_imported() -> None:
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://", "http://HOST:PORT"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "many", "integer above 0"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "integer above 0"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "seconds above 0"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0", "seconds above 0"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "none, gzip, deflate"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(
@@ -191,8 +194,8 @@ def test_impossible_settings_are_refused_by_name(
 
 
 def test_what_the_sdk_refuses_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match="abc"):
-        exporter(monkeypatch, "http://localhost:4317", "grpc", OTEL_EXPORTER_OTLP_TIMEOUT="abc")
+    with pytest.raises(ConfigurationError, match="max_export_batch_size"):
+        exporter(monkeypatch, "http://localhost:4317", OTEL_BSP_MAX_QUEUE_SIZE="7")
 
 
 def test_the_specific_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:

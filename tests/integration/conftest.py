@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from otlp_receiver import wait_until
+from outcomes import Outcome, outcome
+from processes import Nursery
 
 from rlhf_otel import faults, serving
 from rlhf_otel.sources import profiling_seam
@@ -25,6 +27,20 @@ def _nothing_is_left() -> Iterator[None]:
     yield
     wait_until(lambda: serving.address() is None and not our_threads(), GONE_WITHIN_S)
     profiling_seam.uninstall()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where training processes come from."""
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def unobserved(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """What the training of ``outcomes`` comes to without telemetry."""
+    return outcome(tmp_path_factory.mktemp("unobserved"))
 
 
 @pytest.fixture

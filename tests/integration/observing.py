@@ -104,10 +104,14 @@ class Prometheus:
     While it scrapes, the end of a run stays exposed until it has seen it.
     """
 
-    def __init__(self, interval_s: float = 0.05) -> None:
+    def __init__(self, interval_s: float = 0.05, base: str | None = None) -> None:
+        """``base`` is that of another process."""
         self.texts: list[str] = []
+        self._base = base
         self._interval_s = interval_s
         self._stop = threading.Event()
+        self._going = threading.Event()
+        self._going.set()
         self._thread = threading.Thread(target=self._work, name="scraping", daemon=True)
 
     def __enter__(self) -> Prometheus:
@@ -118,6 +122,10 @@ class Prometheus:
         self._stop.set()
         self._thread.join(ARRIVES_WITHIN_S)
 
+    def pause(self) -> None:
+        """Scrape no more, and keep the connection."""
+        self._going.clear()
+
     @property
     def last(self) -> Scrape:
         """The latest scrape."""
@@ -126,7 +134,9 @@ class Prometheus:
     def _work(self) -> None:
         connection: http.client.HTTPConnection | None = None
         while not self._stop.wait(self._interval_s):
-            base = serving.address()
+            if not self._going.is_set():
+                continue
+            base = self._base or serving.address()
             if base is None:
                 connection = None
                 continue

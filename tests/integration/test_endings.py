@@ -1,0 +1,141 @@
+"""How a run ends, as Prometheus, the journal and the process's own exit status tell it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from observing import Prometheus, Scrape, journal
+from otlp_receiver import free_port
+from processes import Nursery
+from scenarios import STEPS, STRIKES
+
+END = "rlhf_run_end_timestamp_seconds"
+
+
+class Watched(NamedTuple):
+    """A process that has ended, and who scraped it."""
+
+    status: int
+    clients: list[Prometheus]
+
+
+@contextlib.contextmanager
+def watched(nursery: Nursery, scenario: str, folder: Path, replicas: int = 1) -> Iterator[Watched]:
+    """The scenario, scraped by replicas at different offsets, until its process has ended."""
+    training = nursery.start(scenario, folder, SCRAPERS=str(replicas))
+    base = training.address()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Prometheus(0.2 + 0.07 * number, base)) for number in range(replicas)]
+        yield Watched(training.wait(), clients)
+
+
+def ends_seen(client: Prometheus, run_id: str = "r") -> list[str]:
+    """The outcomes that a client saw, scrape by scrape."""
+    found = (Scrape(text) for text in client.texts)
+    return [
+        labels["outcome"] for s in found for labels, _ in s.samples.get(END, ()) if labels["run_id"] == run_id
+    ]
+
+
+CASES: dict[str, tuple[int, str, str, int]] = {
+    "finish": (0, "finished", "", STEPS),
+    "exception": (1, "failed", "RuntimeError: no memory for step 7", STRIKES),
+    "keyboard": (-2, "interrupted", "KeyboardInterrupt: ", STRIKES),
+    "exits": (3, "interrupted", "SystemExit: 3", STRIKES),
+    "terminate": (-15, "interrupted", "SIGTERM", STRIKES),
+    "terminate_and_stop": (0, "interrupted", "SIGTERM", STRIKES),
+    "terminate_and_exit": (143, "interrupted", "SIGTERM, then SystemExit: 143", STRIKES),
+    "terminate_and_raise": (1, "interrupted", "SIGTERM, then RuntimeError: no memory for step 7", STRIKES),
+    "terminate_and_fail_later": (1, "failed", "RuntimeError: no memory for step 7", STRIKES + 2),
+}
+"""Scenario to exit status, and outcome, reason and last whole step of the end."""
+
+
+@pytest.mark.parametrize("scenario", CASES)
+def test_two_replicas_see_how_it_ended(nursery: Nursery, scenario: str, tmp_path: Path) -> None:
+    status, outcome, reason, step = CASES[scenario]
+    with watched(nursery, scenario, tmp_path, replicas=2) as found:
+        assert found.status == status
+        for client in found.clients:
+            assert ends_seen(client)[-1] == outcome
+    (end,) = journal(tmp_path / "journal", "end")
+    assert (end["outcome"], end["reason"], end["step"]) == (outcome, reason, step)
+    whole = [record["step"] for record in journal(tmp_path / "journal", "step")]
+    assert whole[:step] == list(range(1, step + 1))
+
+
+@pytest.mark.parametrize("scenario", ["finish", "exception", "terminate"])
+def test_without_a_prometheus_nobody_is_waited_for(nursery: Nursery, scenario: str, tmp_path: Path) -> None:
+    """Though ``linger_s`` is ten minutes."""
+    began = time.monotonic()
+    training = nursery.start(scenario, tmp_path, LINGER_S="600")
+    assert training.wait() == CASES[scenario][0]
+    assert time.monotonic() - began < 120
+    assert journal(tmp_path / "journal", "end")[0]["outcome"] == CASES[scenario][1]
+
+
+def test_the_wait_is_bounded(nursery: Nursery, tmp_path: Path) -> None:
+    """A Prometheus that never comes back, but keeps its connection, is waited for at most ``linger_s``."""
+    training = nursery.start("finish", tmp_path, SCRAPERS="1", LINGER_S="1")
+    with Prometheus(0.05, training.address()) as client:
+        while not client.texts:
+            time.sleep(0.01)
+        client.pause()
+        assert training.wait() == 0
+    assert journal(tmp_path / "journal", "end")[0]["outcome"] == "finished"
+
+
+@pytest.mark.parametrize(("scenario", "status"), [("kill", -9), ("vanish", 4)])
+def test_a_process_that_vanishes_says_nothing(
+    nursery: Nursery, scenario: str, status: int, tmp_path: Path
+) -> None:
+    with watched(nursery, scenario, tmp_path) as found:
+        assert found.status == status
+        assert ends_seen(found.clients[0]) == []
+    assert journal(tmp_path / "journal", "end") == []
+    assert next(record["type"] for record in journal(tmp_path / "journal")) == "run"
+
+
+def test_sigterm_that_is_ignored_is_taken_back(nursery: Nursery, tmp_path: Path) -> None:
+    training = nursery.start("terminate_and_go_on", tmp_path)
+    assert training.wait() == 0, training.output
+    ends = json.loads((tmp_path / "ends.json").read_text())
+    assert ends == {str(STRIKES): True, str(STRIKES + 1): False, str(STEPS - 1): False}
+    (end,) = journal(tmp_path / "journal", "end")
+    assert (end["outcome"], end["step"]) == ("finished", STEPS)
+
+
+def test_training_in_a_thread_that_the_end_of_the_process_cuts_off(nursery: Nursery, tmp_path: Path) -> None:
+    training = nursery.start("from_a_thread", tmp_path)
+    assert training.wait() == 0, training.output
+    (end,) = journal(tmp_path / "journal", "end")
+    assert (end["outcome"], end["reason"]) == ("interrupted", "the process ended")
+
+
+def test_each_of_several_runs_in_a_process_is_seen_to_end(nursery: Nursery, tmp_path: Path) -> None:
+    port = free_port()
+    training = nursery.start("one_after_another", tmp_path, SCRAPERS="1", PORT=str(port))
+    with Prometheus(1.0, f"http://localhost:{port}") as client:
+        assert training.wait() == 0, training.output
+    outcomes = {"first": "failed", "second": "finished", "third": "finished"}
+    for run_id, outcome in outcomes.items():
+        seen = ends_seen(client, run_id)
+        assert len(seen) >= 2, f"{run_id}: two scrapes each"
+        assert set(seen) == {outcome}
+    bases = json.loads((tmp_path / "bases.json").read_text())
+    assert len(set(bases)) == 1, "a later run is where Prometheus looks for it"
+    scrapes = [Scrape(text) for text in client.texts]
+    assert not any(found.duplicates() for found in scrapes)
+    outlived: list[Any] = [s for s in scrapes if _runs(s) >= {"first", "second"}]
+    assert outlived
+    assert all(s.get("rlhf_loss", run_id="first") is None for s in outlived)
+
+
+def _runs(found: Scrape) -> set[str]:
+    return {labels["run_id"] for labels, _ in found.samples.get("rlhf_last_progress_timestamp_seconds", ())}

@@ -1,0 +1,139 @@
+"""Who is woken up: real runs, two real Prometheus replicas and a real Alertmanager with what we generate.
+
+All runs are watched at once, since most of the time goes into waiting for what must not come.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from observing import fetch
+from otlp_receiver import free_port, wait_until
+from processes import Nursery, Training
+from scenarios import STRIKES
+
+from rlhf_otel.demo.receiver import Notification, Receiver
+from rlhf_otel.demo.servers import PROGRAMS, Servers, program
+
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(
+        not all(program(name) for name in PROGRAMS), reason="prometheus and alertmanager are not installed"
+    ),
+]
+
+STATUS = {"finish": 0, "nan_reward": 0, "exception": 1, "terminate": -15, "kill": -9}
+"""Scenario, which is its run's id too, to the exit status of its process."""
+PAGED = {"nan_reward": "NonFinite", "exception": "RunFailed", "kill": "RunGone"}
+SILENT = ("finish", "terminate")
+WITHIN_S = 90.0
+QUIET_S = 20
+"""After the end, in the time of Prometheus' evaluations: a run counts as gone after 8 s here, and Alertmanager
+waits for 3 s."""
+
+
+class Watch(NamedTuple):
+    """What came of all runs."""
+
+    notifications: list[Notification]
+    prometheus: list[str]
+
+    def of(self, run_id: str, receiver: str) -> list[list[str]]:
+        """The rules that fired in each notification about a run."""
+        return [
+            sorted({alert["labels"]["rule"] for alert in note.firing})
+            for note in self.notifications
+            if note.receiver == receiver and note.firing and note.firing[0]["labels"].get("run_id") == run_id
+        ]
+
+
+@pytest.fixture(scope="module")
+def watch(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
+    """All runs, trained and watched to their ends and for a while after."""
+    folder = tmp_path_factory.mktemp("watch")
+    receiver = Receiver(folder / "traces")
+    ports = {scenario: free_port() for scenario in STATUS}
+    servers = Servers(folder, [f"localhost:{port}" for port in ports.values()], receiver.start())
+    try:
+        servers.start()
+        trainings = {scenario: start(nursery, scenario, folder, ports[scenario]) for scenario in STATUS}
+        ask_once(trainings["finish"])
+        for scenario, training in trainings.items():
+            assert training.wait() == STATUS[scenario], training.output
+        ended = time.time()
+        found = Watch(receiver.notifications, [server.url for server in servers.prometheus])
+        wait_until(lambda: all(found.of(run_id, "page") for run_id in PAGED), WITHIN_S)
+        wait_until(lambda: min(map(evaluated_at, found.prometheus)) > ended + QUIET_S, WITHIN_S)
+        yield found
+    finally:
+        servers.stop()
+        receiver.stop()
+
+
+def start(nursery: Nursery, scenario: str, folder: Path, port: int) -> Training:
+    (folder / scenario).mkdir()
+    return nursery.start(
+        scenario, folder / scenario, RUN_ID=scenario, PORT=str(port), SCRAPERS="2", SECONDS="0.3"
+    )
+
+
+def ask_once(training: Training) -> None:
+    """A curl in between, which never comes back: nobody waits for it."""
+    status, text = fetch("/metrics", training.address(), User_Agent="curl/8.5.0")
+    assert status == 200
+    assert "rlhf_step" in text
+
+
+def ask(url: str, path: str) -> Any:
+    with urllib.request.urlopen(url + path, timeout=10) as answer:
+        return json.load(answer)["data"]
+
+
+def evaluated_at(url: str) -> float:
+    """Until when this Prometheus has evaluated all rules; Unix seconds."""
+    _, text = fetch("/metrics", url)
+    name = "prometheus_rule_group_last_evaluation_timestamp_seconds{"
+    return min(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+@pytest.mark.parametrize("run_id", PAGED)
+def test_exactly_one_page(watch: Watch, run_id: str) -> None:
+    """Though there are two replicas, and two engines for what is not finite."""
+    assert watch.of(run_id, "page") == [[PAGED[run_id]]]
+
+
+@pytest.mark.parametrize("run_id", SILENT)
+def test_silence(watch: Watch, run_id: str) -> None:
+    """A run that ended well, and one that was pre-empted."""
+    assert watch.of(run_id, "page") == []
+    assert watch.of(run_id, "ticket") == []
+
+
+def test_a_page_says_what_and_since_when(watch: Watch) -> None:
+    (page,) = [
+        note
+        for note in watch.notifications
+        if note.receiver == "page" and note.firing and note.firing[0]["labels"]["run_id"] == "nan_reward"
+    ]
+    said = [alert["annotations"].get("observed", "") for alert in page.firing]
+    assert any(f"since step {STRIKES}" in text for text in said)
+    assert page.firing[0]["annotations"]["runbook_url"].endswith("NonFinite.md")
+
+
+@pytest.mark.parametrize("run_id", ["finish", "exception", "terminate"])
+def test_both_replicas_have_the_end(watch: Watch, run_id: str) -> None:
+    outcome = {"finish": "finished", "exception": "failed", "terminate": "interrupted"}[run_id]
+    query = f'last_over_time(rlhf_run_end_timestamp_seconds{{run_id="{run_id}"}}[10m])'
+    for url in watch.prometheus:
+        (series,) = ask(url, f"/api/v1/query?query={urllib.request.quote(query)}")["result"]
+        assert series["metric"]["outcome"] == outcome
+
+
+def test_the_receiver_would_have_heard(watch: Watch) -> None:
+    assert any(note.receiver == "watchdog" for note in watch.notifications)
