@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any, Final
 
 from injected_faults import EXPECTED
@@ -21,6 +20,7 @@ from rlhf_otel.records import RunEnd, StepRecord
 from rlhf_otel.replay.opening import open_log
 from rlhf_otel.sources.groups import Generation, advantage_deviation, lowest_correlation, weighted_rewards
 from rlhf_otel.sources.memory_growth import StepGrowth
+from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.trl_logs import map_logs
 
 HEALTHY: Final = "healthy"
@@ -212,17 +212,21 @@ def add_sampled(records: list[StepRecord], path: Path) -> None:
     """Signals that follow from what a run sampled, for journals that were written before there was the signal."""
     if not path.exists():
         return
-    by_step, growth = {record.step: record for record in records}, StepGrowth()
+    by_step = {record.step: record for record in records}
+    growth, samples = StepGrowth(), Samples()
     for line in path.open(encoding="utf-8"):
         row = json.loads(line)
         if (record := by_step.get(row["step"])) is None:
             continue
-        found = {"process_memory_growth": growth.add(row["step"], row["resident"] - row["shared"])}
+        found: dict[str, float | None] = {
+            "process_memory_growth": growth.add(row["step"], row["resident"] - row["shared"])
+        }
         columns = list(row.get("rewards", {}).values())
         if columns and row.get("group", 0) > 1 and "reward" in record.values:
             weights = REWARD_WEIGHTS[: len(columns)]
-            generation = Generation(columns, SimpleNamespace(tolist=lambda w=weights: list(w)), row["group"])
+            generation = Generation(columns, weights, row["group"], list(row["rewards"]), row["completions"])
             rewards = weighted_rewards(generation)
+            found |= samples.signals(generation, record.values)
             found["advantage_std"] = advantage_deviation(rewards, row["group"])
             found["reward_function_correlation"] = lowest_correlation(columns)
         for name, value in found.items():

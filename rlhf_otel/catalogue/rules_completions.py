@@ -18,7 +18,7 @@ COMPLETION_RULES: Final[tuple[Rule, ...]] = (
         "Heuristic: well above what the run did before.",
         conditions=(
             Comparison("repetition_ratio", Statistic.AVERAGE, ">", 0.2),
-            Comparison("repetition_ratio", Statistic.SHIFT, ">", 4.0),
+            Comparison("repetition_ratio", Statistic.SHIFT, ">", 2.0),
         ),
         steps=10,
         inhibited_by=("NonFinite", "KLRunaway"),
@@ -30,7 +30,7 @@ COMPLETION_RULES: Final[tuple[Rule, ...]] = (
         "Read completions; RepetitionHigh warns if it goes on.",
         "Heuristic.",
         conditions=(
-            Comparison("repetition_ratio", Statistic.SHIFT, ">", 2.0),
+            Comparison("repetition_ratio", Statistic.SHIFT, ">", 1.0),
             Comparison("repetition_ratio", Statistic.RATIO, ">", 1.5),
         ),
         steps=5,
