@@ -14,9 +14,13 @@ from typing import Any, Final
 from injected_faults import EXPECTED
 
 from rlhf_otel.catalogue.spans import Outcome, StepKind
+from rlhf_otel.demo.rewards import REWARD_WEIGHTS
 from rlhf_otel.detection.derived import add_derived, add_evaluation_gap
 from rlhf_otel.records import RunEnd, StepRecord
 from rlhf_otel.replay.opening import open_log
+from rlhf_otel.sources.groups import Generation, advantage_deviation, lowest_correlation, weighted_rewards
+from rlhf_otel.sources.memory_growth import StepGrowth
+from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.trl_logs import map_logs
 
 HEALTHY: Final = "healthy"
@@ -47,31 +51,39 @@ class Case:
     borderline: bool = False
 
 
+_ENTROPY: Final = ("EntropyDecline", "EntropyDrift", "EntropyFalling", "EntropyCollapse")
 RL_DOCTOR: Final[dict[str, tuple[str, ...]]] = {
-    "entropy_collapse": ("EntropyDrift", "EntropyFalling", "EntropyCollapse"),
+    "entropy_collapse": _ENTROPY,
     "saturated_groups": ("ZeroAdvantageGroups", "ZeroAdvantageRising", "NoAdvantage"),
     "too_hard": ("ZeroAdvantageGroups", "ZeroAdvantageRising", "NoAdvantage"),
     "reward_hacking": ("RewardHackingSuspected",),
     "length_hacking": ("CompletionLengthGrowth", "CompletionLengthExplosion", "RewardHackingSuspected"),
-    "truncation": ("TruncationHigh", "TruncationJump", "TruncationRising"),
+    # Completions that grow towards the limit; rl-doctor too calls it a pathology of length.
+    "truncation": (
+        "CompletionLengthGrowth",
+        "CompletionLengthExplosion",
+        "TruncationHigh",
+        "TruncationJump",
+        "TruncationRising",
+    ),
     "kl_blowup": ("KLRunaway", "KLSpike", "KLDrift"),
-    "clip_saturation": ("ClipFractionHigh", "EntropyDrift", "EntropyFalling", "EntropyCollapse"),
+    "clip_saturation": ("ClipFractionHigh", *_ENTROPY),
     "grad_spikes": ("GradientNormSpike",),
     "plateau": ("RewardPlateau",),
     "format_domination": ("RewardFunctionDominates",),
 }
 RLPROBE: Final[dict[str, tuple[str, ...]]] = {
     "kl_blowup": ("KLRunaway", "KLSpike", "KLDrift"),
-    "entropy_collapse": ("EntropyDrift", "EntropyFalling", "EntropyCollapse"),
+    "entropy_collapse": _ENTROPY,
     "reward_hack_length": ("CompletionLengthGrowth", "CompletionLengthExplosion", "RewardHackingSuspected"),
     "format_gaming": ("RewardMixChanging", "RewardFunctionDominates"),
     "clip_saturation": ("ClipFractionHigh",),
     "degenerate_groups": ("ZeroAdvantageGroups", "ZeroAdvantageRising", "NoAdvantage"),
-    "adv_collapse": ("ZeroAdvantageGroups", "AdvantageCollapse"),
+    "adv_collapse": ("AdvantageCollapse", "ZeroAdvantageGroups"),
     "value_divergence": ("ValueDivergence",),
     "grad_pathology": ("NonFinite", "GradientNormSpike"),
     "truncation_starve": ("TruncationHigh", "TruncationJump", "TruncationRising"),
-    "repetition_spiral": ("EntropyDrift", "EntropyFalling"),
+    "repetition_spiral": ("RepetitionRising", "RepetitionHigh", *_ENTROPY),
     "reward_std_death": ("ZeroAdvantageGroups", "ZeroAdvantageRising", "NoAdvantage", "RewardSpreadCollapse"),
     "ref_drift_asymmetry": ("KLRunaway", "KLSpike", "KLDrift"),
     "throughput_rot": ("ThroughputRegression", "StepTimeDrift", "THROUGHPUT_ROT"),
@@ -177,6 +189,7 @@ def real_cases(cache: Path) -> Iterator[Case]:
         label = json.loads(label_path.read_text()) if label_path.exists() else {"fault": HEALTHY, "seed": 0}
         log = open_log(directory)
         records = list(log.records)
+        add_sampled(records, directory / "samples.jsonl")
         for record in records:
             add_derived(record)
         fault = label["fault"]
@@ -193,6 +206,32 @@ def real_cases(cache: Path) -> Iterator[Case]:
             expected.names if expected else (), bool(expected and expected.abrupt), config={"variant": label.get("variant", "")},
             end=log.end if log.end and log.end.outcome is Outcome.FAILED else None, stall_s=15.0,
         )  # fmt: skip
+
+
+def add_sampled(records: list[StepRecord], path: Path) -> None:
+    """Signals that follow from what a run sampled, for journals that were written before there was the signal."""
+    if not path.exists():
+        return
+    by_step = {record.step: record for record in records}
+    growth, samples = StepGrowth(), Samples()
+    for line in path.open(encoding="utf-8"):
+        row = json.loads(line)
+        if (record := by_step.get(row["step"])) is None:
+            continue
+        found: dict[str, float | None] = {
+            "process_memory_growth": growth.add(row["step"], row["resident"] - row["shared"])
+        }
+        columns = list(row.get("rewards", {}).values())
+        if columns and row.get("group", 0) > 1 and "reward" in record.values:
+            weights = REWARD_WEIGHTS[: len(columns)]
+            generation = Generation(columns, weights, row["group"], list(row["rewards"]), row["completions"])
+            rewards = weighted_rewards(generation)
+            found |= samples.signals(generation, record.values)
+            found["advantage_std"] = advantage_deviation(rewards, row["group"])
+            found["reward_function_correlation"] = lowest_correlation(columns)
+        for name, value in found.items():
+            if value is not None:
+                record.values.setdefault(name, value)
 
 
 def corpus_cases(corpus: Path) -> Iterator[Case]:

@@ -43,7 +43,7 @@ EXPECTED: Final[dict[str, Expected]] = {
     "frozen": Expected(("GradientVanishing", "ParametersNotChanging"), True),
     "slow-reward": Expected(("RewardFunctionSlow", "SlowStep", "ThroughputRegression"), True),
     "stall": Expected(("RunStalled", "SlowStep"), True),
-    "memory-leak": Expected(("HostMemoryGrowth",), False),
+    "memory-leak": Expected(("HostMemoryLeak", "HostMemoryGrowth"), False),
     "truncation": Expected(("TruncationJump", "TruncationHigh", "CompletionLengthJump", "CompletionLengthExplosion"), True),
     "temperature-zero": Expected(("NoAdvantage", "ZeroAdvantageGroups"), True),
     "lost-checkpoint": Expected(("RunFailed",), False),

@@ -12,7 +12,14 @@ from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.derived import add_derived
 from rlhf_otel.records import PhaseInterval, StepRecord
-from rlhf_otel.sources.groups import Generation, unscored_ratio, weighted_rewards, zero_advantage_ratio
+from rlhf_otel.sources.groups import (
+    Generation,
+    advantage_deviation,
+    lowest_correlation,
+    unscored_ratio,
+    weighted_rewards,
+    zero_advantage_ratio,
+)
 from rlhf_otel.sources.phases import PhaseRecorder, nest
 from rlhf_otel.sources.ppo_cells import PPOCells
 from rlhf_otel.sources.samples import Samples
@@ -70,6 +77,7 @@ class Assembler:
         self._generated_ns = perf_counter_ns()
         self._logged: MappedLogs | None = None
         self._logged_step = 0
+        self._skipped = 0
 
     def log(self, logs: Mapping[Any, Any], step: int) -> dict[str, float]:
         """Take what the trainer has logged; returns the values of an evaluation.
@@ -113,6 +121,7 @@ class Assembler:
             with faults.isolated("sources", "correcting PPO's statistics"):
                 self._ppo.correct(record.values)
         tokens = self._add_tokens(record, mapped, raw.end_ns)
+        self._add_skipped(record, raw.skipped_steps)
         with faults.isolated("sources", "looking at groups and samples"):
             self._add_generation(record, raw.generation)
         with faults.isolated("sources", "deriving signals"):
@@ -139,13 +148,22 @@ class Assembler:
     def _add_generation(self, record: StepRecord, generation: Generation | None) -> None:
         if generation is None:
             return
-        dead = zero_advantage_ratio(weighted_rewards(generation), generation.group_size)
-        if dead is not None:
-            record.values["zero_advantage_groups"] = dead
-        record.values["unscored_ratio"] = unscored_ratio(generation)
+        rewards, size = weighted_rewards(generation), generation.group_size
+        found = {
+            "zero_advantage_groups": zero_advantage_ratio(rewards, size),
+            "advantage_std": advantage_deviation(rewards, size),
+            "reward_function_correlation": lowest_correlation(generation.by_function),
+            "unscored_ratio": unscored_ratio(generation),
+        }
+        record.values.update({name: value for name, value in found.items() if value is not None})
         if self._samples is not None:
             record.values.update(self._samples.signals(generation, record.values))
             record.histograms = self._samples.histograms(generation)
+
+    def _add_skipped(self, record: StepRecord, skipped: int) -> None:
+        if skipped:
+            record.values["optimizer_step_skipped"] = float(skipped > self._skipped)
+            self._skipped = skipped
 
     def _add_tokens(self, record: StepRecord, mapped: MappedLogs, now: int) -> float:
         if mapped.tokens is None or not math.isfinite(mapped.tokens):

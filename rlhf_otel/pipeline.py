@@ -157,6 +157,7 @@ class Pipeline:
             unmapped=self._unmapped,
             nonfinite=self._nonfinite,
             verdicts=self._detector.verdicts,
+            streaks=self._detector.streaks,
             anomaly_traces={rule: trace for rule, (trace, _) in self._traced.items()},
             durations=self._histograms.copy(),
             tokens=self.snapshot.tokens + tokens,

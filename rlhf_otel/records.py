@@ -161,6 +161,8 @@ class Snapshot(NamedTuple):
     nonfinite: Mapping[str, int] = {}
     verdicts: tuple[Any, ...] = ()
     """A ``detection.detector.Verdict`` per rule."""
+    streaks: Mapping[str, int] = {}
+    """Rule to the steps in a row that it has been in breach."""
     anomaly_traces: Mapping[str, str] = {}
     """Rule to the trace id that its page leads to."""
     durations: Mapping[str, HistogramState] = {}

@@ -25,6 +25,7 @@ from rlhf_otel.records import Anomaly, RunIdentity, RunView
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
+from rlhf_otel.sources.checkpoint_room import CheckpointRoom, planned_interval
 from rlhf_otel.sources.groups import Generation, last_generation
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder, PhaseTotals
 from rlhf_otel.sources.run_identity import identify
@@ -71,6 +72,7 @@ class Run:
         self._started_ns = self._step_start_ns
         self._ended_ns = 0
         self._phase_seconds_shown: dict[str, float] = {}
+        self._checkpoints: CheckpointRoom | None = None
 
     @property
     def _run_identity(self) -> RunIdentity:
@@ -103,6 +105,8 @@ class Run:
             ppo_cells.of(self._trainer, algorithm),
             Samples(masks_truncated) if self._samples else None,
         )
+        directory = Path(getattr(getattr(self._trainer, "args", None), "output_dir", None) or ".")
+        self._checkpoints = CheckpointRoom(planned_interval(self._trainer, planned_steps), directory, step)
         self.seams.attach()
         profiling_seam.install()
         profiling_seam.activate(self.recorder, self.seams.reward_function_names)
@@ -283,6 +287,8 @@ class Run:
         self._expose()
 
     def _save_state(self, step: int, checkpoint: Path) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.saved(step, checkpoint)
         identity = self.pipeline.identity
         state = {"run_id": identity.run_id, "attempt": identity.attempt, "step": step}
         resumption.save(checkpoint, {**state, "baselines": self.pipeline.learnt()})
@@ -297,6 +303,9 @@ class Run:
         assert self._assembler is not None
         record, tokens = self._assembler.assemble(raw)
         record.values.update(_read("system signals", self.system.signals, {}))
+        record.values.update(_read("growth of memory", lambda: self.system.growth(record.step), {}))
+        if self._checkpoints is not None:
+            record.values.update(self._checkpoints.signals(record.step))
         self._announce(self.pipeline.step(record, tokens, raw.telemetry_ns / 1e9, raw.skipped_steps))
 
     def _observe_failed(self, raw: RawStep) -> None:

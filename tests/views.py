@@ -142,6 +142,7 @@ def complete_view() -> RunView:
         evaluation=names,
         nonfinite={signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite},
         verdicts=tuple(_fired()),
+        streaks={rule.name: rule.steps for rule in RULES},
         anomaly_traces={rule.name: "0af7651916cd43dd8448eb211c80319c" for rule in RULES},
         durations={kind: HistogramState((1,) * 17, 3.0) for kind in ("generate", "reuse")},
         last_checkpoint=(2, 1.7e9),

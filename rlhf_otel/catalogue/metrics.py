@@ -110,6 +110,7 @@ DETECTION: Final = (
     Metric("rlhf_signal_cusum", _G, "Accumulated deviation of a signal from its own trend, in units of its noise; negative for downwards.", ("signal",), group="detection"),
     Metric("rlhf_anomaly_active", _G, "1 while a rule is in breach in process, latched after it; else 0. Absent until the rule has fired once.", ("rule", "severity"), group="detection"),
     Metric("rlhf_anomaly_total", _C, "Anomalies that a rule has raised in this process.", ("rule", "severity"), group="detection"),
+    Metric("rlhf_rule_breach_steps", _G, "Steps in a row that a level rule has been in breach and nothing has explained it away; absent while it is not.", ("rule",), group="detection"),
     Metric("rlhf_anomaly_first_step", _G, "Step at which a rule's latest anomaly began.", ("rule",), group="detection"),
     Metric("rlhf_anomaly_last_step", _G, "Last step in breach of a rule.", ("rule",), group="detection"),
     Metric("rlhf_anomaly_last_timestamp_seconds", _G, "Unix time of the last step in breach; the trace id changes at most once a minute.", ("rule", "trace_id"), "seconds", "detection"),

@@ -1,139 +1,52 @@
 """Rules: what counts as wrong, declared once for both engines.
 
-A rule's conditions compare exported numbers with thresholds. In process the detector evaluates them at every
-step; in Prometheus the compiled expression compares the same gauges. See ``detection/promql.py``.
-
-Severity means action: *critical* pages (at most :data:`MAX_CRITICAL_RULES` rules), *warning* is a ticket,
-*info* an annotation.
+What a rule is, is in ``rule``; the rules of completions, of resources and of pipelines in ``rules_*``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, Literal
+from typing import Final
 
-MAX_CRITICAL_RULES: Final = 8
-LATCH_SECONDS: Final = 120.0
-"""An anomaly stays active this long after its last breach, so that a 15 s scrape cannot miss it."""
-LATCH_STEPS: Final = 20
-"""... and until this many clean steps."""
+from rlhf_otel.catalogue.rule import (
+    LATCH_SECONDS,
+    LATCH_STEPS,
+    MAX_CRITICAL_RULES,
+    Comparison,
+    Condition,
+    NonFinite,
+    PromQL,
+    Rule,
+    RuleClass,
+    Severity,
+    Statistic,
+)
+from rlhf_otel.catalogue.rules_completions import COMPLETION_RULES
+from rlhf_otel.catalogue.rules_pipelines import PIPELINE_RULES
+from rlhf_otel.catalogue.rules_resources import RESOURCE_RULES
+from rlhf_otel.catalogue.signals import SIGNALS
 
-
-class Severity(StrEnum):
-    """What a person does about it."""
-
-    CRITICAL = "critical"
-    WARNING = "warning"
-    INFO = "info"
-
-
-class RuleClass(StrEnum):
-    """Where the verdict is made.
-
-    ``event``: in process, at the step; Prometheus alerts on the latched verdict and on counters.
-    ``level``: both engines compare the exported gauge. ``outside``: Prometheus alone, about a process
-    that may no longer be able to speak for itself.
-    """
-
-    EVENT = "event"
-    LEVEL = "level"
-    OUTSIDE = "outside"
-
-
-class Statistic(StrEnum):
-    """What of a signal is compared; see ``detection/baselines.py`` for the definitions."""
-
-    VALUE = "value"
-    AVERAGE = "average"
-    ZSCORE = "zscore"
-    RATIO = "baseline_ratio"
-    SHIFT = "shift"
-    REFERENCE_RATIO = "reference_ratio"
-    BASELINE = "baseline"
-    CUSUM = "cusum"
-    VALUE_RATIO = "value_ratio"
-    """Value over baseline; for event rules only, since it is not exported."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """``statistic(signal) op threshold``."""
-
-    signal: str
-    statistic: Statistic
-    op: Literal[">", "<"]
-    threshold: float
-
-
-@dataclass(frozen=True, slots=True)
-class NonFinite:
-    """A NaN or infinity of any of ``signals`` in the step."""
-
-    signals: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PromQL:
-    """An expression for Prometheus alone. ``$window`` stands for 8 scrape intervals (2 minutes at 15 s),
-    ``$range`` for 20.
-
-    ``hold`` is the alert's ``for``, in scrape intervals. ``observed`` is a template for the page: what the
-    expression found, in numbers.
-    """
-
-    expression: str
-    hold: int = 0
-    observed: str = ""
-
-
-Condition = Comparison | NonFinite
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One way in which a run can go wrong."""
-
-    name: str
-    rule_class: RuleClass
-    severity: Severity
-    summary: str
-    """One sentence for the page: what broke. ``{signal}`` values are added by the alert's annotations."""
-    cause: str
-    remedy: str
-    source: str
-    """Where the threshold comes from."""
-    conditions: tuple[Condition, ...] = ()
-    """All must hold."""
-    steps: int = 1
-    """Consecutive steps in breach before the rule fires in process."""
-    after_step: int = 0
-    promql: PromQL | None = None
-    """For ``outside`` rules the expression; for ``event`` rules a second one, on counters."""
-    inhibited_by: tuple[str, ...] = ()
-    """Rules whose firing explains this one away."""
-
-    @property
-    def alert(self) -> str:
-        """Name of the alert in Prometheus."""
-        return f"RLHF{self.name}"
-
-    @property
-    def signal(self) -> str:
-        """The signal that the rule is about; empty for rules about the process."""
-        if not self.conditions:
-            return ""
-        first = self.conditions[0]
-        return first.signals[0] if isinstance(first, NonFinite) else first.signal
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The signals without which the rule cannot fire: those that it compares."""
-        return frozenset(c.signal for c in self.conditions if isinstance(c, Comparison))
-
+__all__ = [
+    "FINISHED",
+    "LATCH_SECONDS",
+    "LATCH_STEPS",
+    "MAX_CRITICAL_RULES",
+    "RULES",
+    "RULE_BY_NAME",
+    "Comparison",
+    "Condition",
+    "NonFinite",
+    "PromQL",
+    "Rule",
+    "RuleClass",
+    "Severity",
+    "Statistic",
+]
 
 _EVENT, _LEVEL, _OUTSIDE = RuleClass.EVENT, RuleClass.LEVEL, RuleClass.OUTSIDE
 _CRITICAL, _WARNING, _INFO = Severity.CRITICAL, Severity.WARNING, Severity.INFO
+FINISHED: Final = "RunFinished"
+"""The rule that silences the tickets of a run."""
+
 _HEURISTIC = "Heuristic; calibrated on real tiny runs and public logs."
 
 _REPLACED = """(
@@ -144,16 +57,18 @@ _REPLACED = """(
 
 _LOCAL = 'sum without (instance, phase) (rate(rlhf_phase_seconds_total{scope="local"}[$range]))'
 
+_WATCHED = tuple(signal.name for signal in SIGNALS if signal.watch_nonfinite)
+
 RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "NonFinite", _EVENT, _CRITICAL,
-        "a loss, gradient, reward, KL or entropy is NaN or infinite",
+        "a loss, gradient, reward, log-probability, KL or entropy is NaN or infinite",
         "Overflow in half precision, a division by zero in a reward function, corrupt data, or a learning rate that "
         "made the weights explode. The trainer's own logs can hide it: NaN losses are filtered and averages drop NaN.",
         "Look which signal was first. Reward: mend that reward function. Loss or gradient: go back to the last good "
         "checkpoint with a lower learning rate or bf16; the weights may already be damaged.",
         "Definition: no finite arithmetic can use the value.",
-        conditions=(NonFinite(("loss", "grad_norm", "reward", "kl_per_token", "entropy")),),
+        conditions=(NonFinite(_WATCHED),),
         promql=PromQL(
             "sum without (instance, signal) (\n"
             "  (increase(rlhf_signal_nonfinite_total[5m]) > 0)\n"
@@ -262,11 +177,11 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "ThroughputRegression", _LEVEL, _WARNING,
-        "the run processes far fewer tokens per second than it usually does",
+        "the run processes less than half of its usual tokens per second",
         "A slow reward function or service, a throttled or shared GPU, slow storage, or a straggling rank.",
         "Compare the phases before and after (rlhf_phase_seconds_total, slow-step traces).",
         _HEURISTIC,
-        conditions=(Comparison("tokens_per_second", Statistic.RATIO, "<", 0.6),),
+        conditions=(Comparison("tokens_per_second", Statistic.RATIO, "<", 0.5),),
         steps=10,
         inhibited_by=("RunStalled", "RewardFunctionSlow"),
     ),
@@ -312,7 +227,10 @@ RULES: Final[tuple[Rule, ...]] = (
         "Weights were damaged or exchanged (a bad checkpoint, a broken weight sync), or an update was far too large.",
         "Compare gradient norm and learning rate at that step; go back to the checkpoint before it.",
         _HEURISTIC + " Single-step spikes that recover are common in healthy public runs, three in a row are not.",
-        conditions=(Comparison("kl_per_token", Statistic.ZSCORE, ">", 6.0),),
+        conditions=(
+            Comparison("kl_per_token", Statistic.ZSCORE, ">", 6.0),
+            Comparison("kl_per_token", Statistic.VALUE_RATIO, ">", 4.0),  # a KL that starts at 0 has to rise
+        ),
         steps=3,
         inhibited_by=("NonFinite", "KLRunaway", "LearningRateJump"),
     ),
@@ -323,10 +241,10 @@ RULES: Final[tuple[Rule, ...]] = (
         "Watch it; compare reward and evaluation. KLRunaway pages if it goes on.",
         "CUSUM against the trend (Page 1954); its height is a heuristic. Information only: KL that starts at 0 has to rise.",
         conditions=(
-            Comparison("kl_per_token", Statistic.CUSUM, ">", 40.0),
-            Comparison("kl_per_token", Statistic.RATIO, ">", 1.4),
+            Comparison("kl_per_token", Statistic.CUSUM, ">", 10.0),
+            Comparison("kl_per_token", Statistic.RATIO, ">", 1.3),
         ),
-        steps=3,
+        steps=2,
         inhibited_by=("NonFinite", "KLRunaway"),
     ),
     Rule(
@@ -337,6 +255,34 @@ RULES: Final[tuple[Rule, ...]] = (
         "Heuristic: over 20 steps a linear warm-up does not even triple the rate against its own average.",
         conditions=(Comparison("learning_rate", Statistic.VALUE_RATIO, ">", 5.0),),
         steps=2,
+    ),
+    Rule(
+        "LearningRateOutOfRange", _LEVEL, _WARNING,
+        "the learning rate is above anything that language models are tuned with",
+        "A misplaced exponent, a rate meant for another optimizer, or a schedule that multiplies it.",
+        "Compare learning_rate and lr_scheduler_type with the configuration; usual are 1e-7 to 1e-3.",
+        "Heuristic: published recipes use 1e-7 to 1e-4, LoRA up to 1e-3; 0.05 is 50 times that.",
+        conditions=(Comparison("learning_rate", Statistic.VALUE, ">", 0.05),),
+        steps=3,
+    ),
+    Rule(
+        "OptimizerStepsSkipped", _LEVEL, _WARNING,
+        "mixed-precision scaling skips most optimizer steps, so that hardly anything is learnt",
+        "Gradients overflow in half precision at every loss scale: exploding gradients, or values that fp16 cannot hold.",
+        "Use bf16; look at gradient norms and at the loss scale; go back if weights are damaged.",
+        "Heuristic: at the start a scaler skips a few steps to find its scale; half of the latest 10 is no search.",
+        conditions=(Comparison("optimizer_step_skipped", Statistic.AVERAGE, ">", 0.5),),
+        steps=5,
+        inhibited_by=("NonFinite",),
+    ),
+    Rule(
+        "KLUnobserved", _LEVEL, _INFO,
+        "nobody measures how far the policy is from the reference",
+        "beta is 0 (GRPO's default), so that TRL loads no reference model and logs no KL; the rules about KL cannot fire.",
+        "Nothing is wrong. With beta=1e-4 the KL is measured and hardly constrains; else watch entropy and evaluation.",
+        "Definition: 20 steps with a reward and without a KL.",
+        conditions=(Comparison("kl_unobserved", Statistic.VALUE, ">", 0.5),),
+        steps=20,
     ),
     Rule(
         "LearningRateZero", _LEVEL, _WARNING,
@@ -384,6 +330,16 @@ RULES: Final[tuple[Rule, ...]] = (
         inhibited_by=("NonFinite", "KLRunaway", "EntropyCollapse"),
     ),
     Rule(
+        "EntropyDecline", _LEVEL, _INFO,
+        "the policy's entropy is a fifth below what it was some 50 steps ago",
+        "The policy becomes more certain: usual in the first steps, early narrowing later.",
+        "Watch it beside reward and evaluation; EntropyFalling and EntropyCollapse warn if it goes on.",
+        _HEURISTIC + " Entropy of healthy runs loses less than 14 % in that time.",
+        conditions=(Comparison("entropy", Statistic.RATIO, "<", 0.82),),
+        steps=3,
+        inhibited_by=("NonFinite", "KLRunaway", "EntropyFalling", "EntropyCollapse"),
+    ),
+    Rule(
         "EntropyDrift", _LEVEL, _INFO,
         "the policy's entropy falls faster than its own trend",
         "The policy becomes more certain: it learns, or it narrows down too early.",
@@ -415,8 +371,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "Updates are too large, or the data has become too far off policy.",
         "Lower the learning rate or num_iterations; check that log-probabilities are of the policy that sampled.",
         "Heuristic: PPO implementations report 0.05 to 0.2 for healthy runs.",
-        conditions=(Comparison("clip_region_ratio", Statistic.AVERAGE, ">", 0.3),),
-        steps=10,
+        conditions=(Comparison("clip_region_ratio", Statistic.AVERAGE, ">", 0.2),),
+        steps=5,
         inhibited_by=("NonFinite", "KLRunaway"),
     ),
     Rule(
@@ -440,6 +396,56 @@ RULES: Final[tuple[Rule, ...]] = (
         inhibited_by=("NonFinite", "RewardFunctionSilent", "LearningRateJump", "RewardCollapse"),
     ),
     Rule(
+        "RewardDrift", _LEVEL, _INFO,
+        "the reward falls against its own trend",
+        "The policy gets worse, the prompts harder, or a reward function's service answers differently.",
+        "Compare the reward functions' means since then; RewardDrop and RewardCollapse warn if it goes on.",
+        "CUSUM against the trend (Page 1954); its height is a heuristic.",
+        conditions=(
+            Comparison("reward", Statistic.CUSUM, "<", -40.0),
+            Comparison("reward", Statistic.SHIFT, "<", -1.5),
+        ),
+        steps=3,
+        inhibited_by=("NonFinite", "RewardDrop", "RewardCollapse"),
+    ),
+    Rule(
+        "AdvantageCollapse", _LEVEL, _INFO,
+        "advantages have become small",
+        "Completions of a group are rewarded nearly alike; without scaling by the group's deviation, gradients vanish too.",
+        "Look at groups without advantage and at the reward's spread; refine the reward or bring harder prompts.",
+        _HEURISTIC,
+        conditions=(
+            Comparison("advantage_std", Statistic.RATIO, "<", 0.7),
+            Comparison("advantage_std", Statistic.SHIFT, "<", -2.5),
+        ),
+        steps=5,
+        inhibited_by=("NonFinite", "NoAdvantage", "ZeroAdvantageGroups", "RewardDrop"),
+    ),
+    Rule(
+        "RewardFunctionsInConflict", _LEVEL, _INFO,
+        "two reward functions pull in opposite directions",
+        "What one pays for the other punishes (length against correctness, say), so that the weights alone decide.",
+        "Read the completions that each likes best; set reward_weights on purpose, or drop one.",
+        "Heuristic: a correlation of -0.5 over completions explains a quarter of each other's variance.",
+        conditions=(Comparison("reward_function_correlation", Statistic.AVERAGE, "<", -0.5),),
+        steps=20,
+        inhibited_by=("NonFinite",),
+    ),
+    Rule(
+        "RewardHackingPossible", _LEVEL, _INFO,
+        "the reward rises while the policy moves away fast and narrows down; no evaluation can tell whether that is good",
+        "Fast learning, or a reward that is easier to please than the task.",
+        "Weak evidence: evaluate on held-out prompts (eval_strategy), then RewardHackingSuspected can judge. Read completions.",
+        "Heuristic. Gao et al. (arXiv:2210.10760): over-optimisation grows with the KL spent.",
+        conditions=(
+            Comparison("reward", Statistic.SHIFT, ">", 1.5),
+            Comparison("kl_per_token", Statistic.RATIO, ">", 1.5),
+            Comparison("entropy", Statistic.RATIO, "<", 0.85),
+        ),
+        steps=10,
+        inhibited_by=("NonFinite", "KLRunaway", "RewardHackingSuspected"),
+    ),
+    Rule(
         "RewardSpreadJump", _EVENT, _WARNING,
         "rewards differ far more from each other than they did",
         "A reward function has become noisy or changed its scale: advantages now follow the noise.",
@@ -447,7 +453,7 @@ RULES: Final[tuple[Rule, ...]] = (
         _HEURISTIC,
         conditions=(
             Comparison("reward_std", Statistic.VALUE_RATIO, ">", 2.5),
-            Comparison("reward_std", Statistic.ZSCORE, ">", 6.0),
+            Comparison("reward_std", Statistic.ZSCORE, ">", 12.0),
             Comparison("zero_advantage_groups", Statistic.BASELINE, "<", 0.15),  # else few groups make the spread
         ),
         steps=3,
@@ -476,7 +482,7 @@ RULES: Final[tuple[Rule, ...]] = (
             Comparison("reward", Statistic.SHIFT, "<", 1.0),
             Comparison("reward", Statistic.REFERENCE_RATIO, ">", 1.2),
         ),
-        steps=100,
+        steps=50,
     ),
     Rule(
         "RewardHackingSuspected", _LEVEL, _WARNING,
@@ -500,6 +506,7 @@ RULES: Final[tuple[Rule, ...]] = (
         conditions=(
             Comparison("zero_advantage_groups", Statistic.VALUE, ">", 0.99),
             Comparison("zero_advantage_groups", Statistic.BASELINE, "<", 0.15),
+            Comparison("zero_advantage_groups", Statistic.ZSCORE, ">", 8.0),  # of one group a step, each may be dead
         ),
         steps=3,
         inhibited_by=("NonFinite",),
@@ -511,8 +518,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "Filter or exchange prompts (dynamic sampling, DAPO arXiv:2503.14476).",
         _HEURISTIC,
         conditions=(
-            Comparison("zero_advantage_groups", Statistic.SHIFT, ">", 4.0),
-            Comparison("zero_advantage_groups", Statistic.AVERAGE, ">", 0.15),
+            Comparison("zero_advantage_groups", Statistic.SHIFT, ">", 3.0),
+            Comparison("zero_advantage_groups", Statistic.AVERAGE, ">", 0.12),
         ),
         steps=5,
         inhibited_by=("NonFinite", "NoAdvantage", "ZeroAdvantageGroups"),
@@ -588,12 +595,12 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "StepTimeDrift", _LEVEL, _INFO,
-        "steps take much longer than at the start",
+        "steps become slower",
         "Completions grow, memory fragments, caches fill, or a service becomes slower.",
         "Compare the phases then and now; set it beside completion length.",
         _HEURISTIC,
         conditions=(
-            Comparison("step_duration", Statistic.REFERENCE_RATIO, ">", 1.4),
+            Comparison("step_duration", Statistic.RATIO, ">", 1.15),
             Comparison("step_duration", Statistic.SHIFT, ">", 1.5),
         ),
         steps=10,
@@ -601,12 +608,12 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "CompletionLengthGrowth", _LEVEL, _INFO,
-        "completions are half as long again as at the start",
+        "completions become longer, faster than usual",
         "The policy reasons longer, or found that length pays.",
         "Compare reward with length and with evaluation.",
         _HEURISTIC,
-        conditions=(Comparison("completion_length", Statistic.REFERENCE_RATIO, ">", 1.5),),
-        steps=10,
+        conditions=(Comparison("completion_length", Statistic.RATIO, ">", 1.15),),
+        steps=5,
         inhibited_by=("NonFinite", "KLRunaway", "CompletionLengthExplosion", "TruncationJump"),
     ),
     Rule(
@@ -666,6 +673,30 @@ RULES: Final[tuple[Rule, ...]] = (
         "Definition: train() raised something other than an interruption.",
         promql=PromQL(
             'max without (instance) (last_over_time(rlhf_run_end_timestamp_seconds{outcome="failed"}[15m]))\n'
+            "  >= on (run_id) group_left ()\n"
+            "max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[15m]))"
+        ),
+    ),
+    Rule(
+        "RunInterrupted", _OUTSIDE, _INFO,
+        "training was interrupted before its end",
+        "SIGTERM, Ctrl-C or a preemption: somebody or the scheduler stopped it.",
+        "Nothing, if it was meant; else resume from the last checkpoint.",
+        "Definition: the run said so as it ended.",
+        promql=PromQL(
+            'max without (instance) (last_over_time(rlhf_run_end_timestamp_seconds{outcome="interrupted"}[15m]))\n'
+            "  >= on (run_id) group_left ()\n"
+            "max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[15m]))"
+        ),
+    ),
+    Rule(
+        FINISHED, _OUTSIDE, _INFO,
+        "training has finished",
+        "All steps were taken.",
+        "Nothing. Tickets about this run's steps are silenced from now on.",
+        "Definition: the run said so as it ended.",
+        promql=PromQL(
+            'max without (instance) (last_over_time(rlhf_run_end_timestamp_seconds{outcome="finished"}[15m]))\n'
             "  >= on (run_id) group_left ()\n"
             "max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[15m]))"
         ),
@@ -782,6 +813,9 @@ RULES: Final[tuple[Rule, ...]] = (
         "Definition.",
         promql=PromQL("vector(1)"),
     ),
+    *COMPLETION_RULES,
+    *PIPELINE_RULES,
+    *RESOURCE_RULES,
 )  # fmt: skip
 
 RULE_BY_NAME: Final[dict[str, Rule]] = {rule.name: rule for rule in RULES}

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rlhf_otel.records import StepRecord
 
-REWARD_PHASE = "reward_function"
+REWARD_PHASE: Final = "reward_function"
+SYNC_PHASE: Final = "weight_sync"
+KL_SIGNALS: Final = frozenset(
+    {"kl_per_token", "kl_per_token_sampled", "kl_per_sequence", "kl_to_sampler", "approx_kl"}
+)
 
 
 def add_derived(record: StepRecord) -> None:
@@ -19,11 +25,16 @@ def add_derived(record: StepRecord) -> None:
         means = [abs(mean) for mean, _ in functions.values() if mean == mean]
         if len(means) > 1 and sum(means) > 0:
             values.setdefault("reward_function_share", max(means) / sum(means))
-    seconds = [
-        (phase.end_ns - phase.start_ns) / 1e9 for phase in record.phases if phase.phase == REWARD_PHASE
-    ]
+    if "reward" in values and "completion_length" in values and KL_SIGNALS.isdisjoint(values):
+        values.setdefault("kl_unobserved", 1.0)
+    _add_longest(record, REWARD_PHASE, "reward_function_time")
+    _add_longest(record, SYNC_PHASE, "weight_sync_time")
+
+
+def _add_longest(record: StepRecord, phase: str, signal: str) -> None:
+    seconds = [(p.end_ns - p.start_ns) / 1e9 for p in record.phases if p.phase == phase]
     if seconds:
-        values.setdefault("reward_function_time", max(seconds))
+        record.values.setdefault(signal, max(seconds))
 
 
 def add_evaluation_gap(values: dict[str, float], evaluated: float | None) -> None:

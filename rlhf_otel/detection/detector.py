@@ -76,6 +76,8 @@ class Detector:
             (state, *_screen(state.rule), _all_hold(state.rule.conditions)) for state in self._order
         )
         self.verdicts: tuple[Verdict, ...] = tuple(state.verdict for state in self._order)
+        self.streaks: dict[str, int] = {}
+        """Rule to the steps in a row that it has been in breach, of those that are; a new dict at every step."""
 
     def observe(self, record: StepRecord, statistics: dict[str, Statistics]) -> list[Anomaly]:
         """Judge one step; return the anomalies that begin with it.
@@ -85,6 +87,7 @@ class Detector:
         """
         fired: list[Anomaly] = []
         changed = False
+        self.streaks = streaks = {}
         for state, signal, index, above, threshold, breached in self._plan:
             if index is not None:
                 known = statistics.get(signal)
@@ -99,6 +102,7 @@ class Detector:
                 changed = True
                 if self._breach(state, record):
                     fired.append(_fire(state, record, statistics))
+                streaks[state.rule.name] = state.pending
             elif not state.idle:
                 changed |= self._clean(state, record)
         if changed:

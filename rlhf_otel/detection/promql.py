@@ -1,7 +1,8 @@
 """Compiles rules to PromQL: the second engine, over the same exported numbers.
 
-Level rules use ``min_over_time`` or ``max_over_time`` over a window instead of ``for``: one failed scrape
-writes stale markers, which would reset ``for``. Event rules alert on the in-process verdict, which is latched
+Level rules use ``min_over_time`` or ``max_over_time`` over two scrapes instead of ``for``: one failed scrape
+writes stale markers, which would reset ``for``. How many steps a breach has lasted is no matter of seconds, so
+that they read it from ``rlhf_rule_breach_steps``. Event rules alert on the in-process verdict, which is latched
 longer than any scrape interval. Critical level rules come in both forms under one alert name, told apart by
 the label ``engine``.
 """
@@ -16,7 +17,10 @@ from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.errors import CatalogueError
 
 WINDOW_SCRAPES: Final = 8
-"""Scrapes that a level rule looks back: 2 minutes at a scrape interval of 15 s."""
+"""Scrapes that rules about the process look back: 2 minutes at a scrape interval of 15 s."""
+LEVEL_SCRAPES: Final = 2
+"""Scrapes in breach that a level rule asks for: a single one may be a value of the moment."""
+STREAK: Final = "rlhf_rule_breach_steps"
 RANGE_SCRAPES: Final = 20
 """Range of rates that have to hold several steps: 5 minutes at 15 s."""
 KEEP_FIRING_SCRAPES: Final = 20
@@ -41,8 +45,13 @@ class Timing:
     scrape_s: int = 15
 
     @property
+    def level_window(self) -> str:
+        """Range of level rules: a little less than two intervals, which holds two samples and not three."""
+        return f"{LEVEL_SCRAPES * 1000 * self.scrape_s - 100}ms"
+
+    @property
     def window(self) -> str:
-        """Range of level rules."""
+        """Range of rules about the process."""
         return f"{WINDOW_SCRAPES * self.scrape_s}s" if self.scrape_s != 15 else "2m"
 
     def duration(self, scrapes: int) -> str:
@@ -91,7 +100,8 @@ def _level(rule: Rule, timing: Timing) -> str:
     for condition in rule.conditions:
         if not isinstance(condition, Comparison):
             raise CatalogueError(f"rule {rule.name}: a level rule compares numbers, {condition!r} does not")
-        terms.append(_comparison(condition, timing.window))
+        terms.append(_comparison(condition, timing.level_window))
+    terms.append(f'last_over_time({STREAK}{{rule="{rule.name}"}}[{timing.level_window}]) >= {rule.steps}')
     if rule.after_step:
         terms.append(f"rlhf_step > {rule.after_step}")
     return "\n  and on (run_id) ".join(terms)

@@ -22,7 +22,7 @@ from prometheus_client.samples import Exemplar
 
 from rlhf_otel import __version__, faults
 from rlhf_otel.catalogue.metrics import METRICS, STEP_DURATION_BUCKETS, Metric, MetricType
-from rlhf_otel.catalogue.rules import RULES, Comparison, Statistic
+from rlhf_otel.catalogue.rules import RULES, Comparison, RuleClass, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import PHASES
 from rlhf_otel.records import HistogramState, RunView
@@ -221,14 +221,15 @@ for _signal in SIGNALS:
 _COMPARED: Final = frozenset(
     (condition.signal, condition.statistic)
     for rule in RULES
-    for condition in rule.conditions
+    for condition in (rule.conditions if rule.rule_class is RuleClass.LEVEL else rule.conditions[:1])
     if isinstance(condition, Comparison)
 )
+_RULED: Final = frozenset(signal for signal, _ in _COMPARED)
 
 
 def _shown(signal: str, which: Statistic) -> bool:
     """All statistics of all signals would be a third of the series that a run may have."""
-    return which is Statistic.BASELINE or (signal, which) in _COMPARED
+    return signal in _RULED if which is Statistic.BASELINE else (signal, which) in _COMPARED
 
 
 def _statistic(which: Statistic, field: str) -> None:
@@ -307,6 +308,14 @@ def _fired(read: Callable[[Any], float | None]) -> Callable[[RunView, Any], floa
 
 _by_rule("rlhf_anomaly_first_step", _fired(lambda verdict: verdict.first_step))
 _by_rule("rlhf_anomaly_last_step", _fired(lambda verdict: verdict.last_step))
+
+
+@_samples("rlhf_rule_breach_steps")
+def _rule_breach_steps(view: RunView) -> Samples:
+    streaks = view.snapshot.streaks
+    for verdict in view.snapshot.verdicts if streaks else ():
+        if verdict.rule.rule_class is RuleClass.LEVEL and verdict.rule.name in streaks:
+            yield Sample((verdict.rule.name,), streaks[verdict.rule.name])
 
 
 @_samples("rlhf_anomaly_active")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rlhf_otel.catalogue.rules import RULES, Severity
+from rlhf_otel.catalogue.rules import FINISHED, RULES, Rule, RuleClass, Severity
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.generate.yaml_text import dump
 
@@ -46,7 +46,7 @@ def inhibitions() -> list[dict[str, Any]]:
     """What each rule explains away, in the same run."""
     found: list[dict[str, Any]] = []
     for source in RULES:
-        targets = [rule.alert for rule in RULES if source.name in rule.inhibited_by]
+        targets = [rule.alert for rule in RULES if _explains(source, rule)]
         if targets:
             found.append(
                 {
@@ -56,3 +56,10 @@ def inhibitions() -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _explains(source: Rule, rule: Rule) -> bool:
+    """Whether ``source`` explains ``rule`` away. A run that is over needs no ticket about its steps; a page has been
+    sent for a reason."""
+    tickets = rule.rule_class is RuleClass.LEVEL and rule.severity is not Severity.CRITICAL
+    return source.name in rule.inhibited_by or (source.name == FINISHED and tickets)

@@ -57,13 +57,37 @@ def _phase(run: str, rank: str, phase: str, values: str) -> dict[str, str]:
     return {f"rlhf_phase_seconds_total{{{labels}}}": values}
 
 
+def _series(metric: str, run: str, values: str, **labels: str) -> dict[str, str]:
+    text = "".join(f',{name}="{value}"' for name, value in labels.items())
+    return {f'{metric}{{run_id="{run}"{text},rank="0",instance="i"}}': values}
+
+
+def _ended(outcome: str, others: tuple[str, str]) -> list[Case]:
+    """Runs of which ``bad`` ended so, others otherwise, and one was resumed since."""
+    series = {
+        **_progress("bad", "b", "0+15x20 300 stale _x200"),
+        **_end("bad", "b", "_x20 301 stale _x200", outcome),
+    }
+    for other in others:
+        series |= _progress(other, other, "0+15x20 300 stale _x200")
+        series |= _end(other, other, "_x20 301 stale _x200", other)
+    series |= _progress("again", "a", "0+15x4 60 stale _x200")
+    series |= _end("again", "a", "_x4 61 stale _x200", outcome)
+    series |= _progress("again", "a2", "_x10 150+15x200")
+    labels = {"run_id": "bad", "outcome": outcome, "rank": "0"}
+    return [Case(f"{outcome}; ended otherwise; {outcome} and then resumed", series, (labels,))]
+
+
 def _faults(run: str, values: str) -> dict[str, str]:
     labels = f'run_id="{run}",place="journal",rank="0",instance="i"'
     return {f"rlhf_telemetry_faults_total{{{labels}}}": values}
 
 
 def _collapsed(run: str) -> dict[str, str]:
-    return {f'rlhf_signal_shift{{run_id="{run}",signal="reward",instance="i"}}': "-10x80"}
+    return {
+        f'rlhf_signal_shift{{run_id="{run}",signal="reward",instance="i"}}': "-10x80",
+        f'rlhf_rule_breach_steps{{run_id="{run}",rule="RewardCollapse",instance="i"}}': "10+1x80",
+    }
 
 
 def _verdict(run: str, rule: str, values: str) -> dict[str, str]:
@@ -138,18 +162,39 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
             ({"run_id": "bad", "rank": "0"}, {"run_id": "early", "rank": "0"}),
         )
     ],
-    "RunFailed": [
+    "RunFailed": _ended("failed", ("finished", "interrupted")),
+    "RunInterrupted": _ended("interrupted", ("finished", "failed")),
+    "RunFinished": _ended("finished", ("failed", "interrupted")),
+    "RewardFunctionFailing": [
         Case(
-            "raised; ended well; failed and then resumed",
+            "raised; never raised",
             {
-                **_progress("bad", "b", "0+15x20 300 stale _x200"),
-                **_end("bad", "b", "_x20 301 stale _x200", "failed"),
-                **LIFE,
-                **_progress("again", "a", "0+15x4 60 stale _x200"),
-                **_end("again", "a", "_x4 61 stale _x200", "failed"),
-                **_progress("again", "a2", "_x10 150+15x200"),
+                **_series("rlhf_reward_function_errors_total", "bad", "0x20 1x60", reward_function="judge"),
+                **_series("rlhf_reward_function_errors_total", "good", "0x80", reward_function="judge"),
             },
-            ({"run_id": "bad", "outcome": "failed", "rank": "0"},),
+            ({"run_id": "bad", "reward_function": "judge"},),
+        )
+    ],
+    "GPUThrottled": [
+        Case(
+            "hot; for a moment; a power cap",
+            {
+                **_series("rlhf_gpu_throttled", "bad", "0x10 1x60", device="0", reason="hw_thermal"),
+                **_series("rlhf_gpu_throttled", "once", "0x30 1x4 0x60", device="0", reason="hw_thermal"),
+                **_series("rlhf_gpu_throttled", "capped", "1x80", device="0", reason="power_cap"),
+            },
+            ({"run_id": "bad", "device": "0", "reason": "hw_thermal", "rank": "0", "instance": "i"},),
+        )
+    ],
+    "GPUErrors": [
+        Case(
+            "an XID; a memory error; old memory errors",
+            {
+                **_series("rlhf_gpu_xid_total", "bad", "0x20 1x60", device="0"),
+                **_series("rlhf_gpu_ecc_uncorrected_total", "worn", "3x20 4x60", device="1"),
+                **_series("rlhf_gpu_ecc_uncorrected_total", "old", "3x80", device="0"),
+            },
+            ({"run_id": "bad", "device": "0", "rank": "0"}, {"run_id": "worn", "device": "1", "rank": "0"}),
         )
     ],
     "RunStalled": [

@@ -6,17 +6,19 @@ theirs in ``outside_cases``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rlhf_otel.catalogue.rules import RULES, Comparison, Rule, RuleClass
-from rlhf_otel.detection.promql import ENGINE, AlertForm, Timing, series
+from rlhf_otel.detection.promql import ENGINE, STREAK, AlertForm, Timing, series
 from rlhf_otel.generate import rules
 from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
 from rlhf_otel.generate.yaml_text import dump
 
 INSTANCE: Final = "host:9464"
 EVALUATED_AFTER: Final = "10m"
+RUN: Final = re.compile(r'run_id="([^"]+)"')
 
 
 def tests_file(timing: Timing, rules_path: str, runbook_base: str) -> str:
@@ -100,13 +102,23 @@ def _level_case(rule: Rule) -> Case:
             found[
                 _level_series(comparison, f"only-{comparisons[other].signal}-{comparisons[other].statistic}")
             ] = f"{value:g}x52"
+    runs = sorted({match[1] for name in found if (match := RUN.search(name))})
+    found |= {_streak(run, rule): f"{rule.steps}x52" for run in runs}
+    found |= {
+        _level_series(comparison, "too-short"): f"{_breach(comparison):g}x52" for comparison in comparisons
+    }
+    found[_streak("too-short", rule)] = f"{rule.steps - 1}x52"
     if rule.after_step:
-        for run in ("bad", "good", "one-scrape"):
+        for run in (*runs, "too-short"):
             found[_series_name("rlhf_step", {"run_id": run, "instance": INSTANCE})] = (
                 f"{rule.after_step + 1}x52"
             )
     firing = {"run_id": "bad", "instance": INSTANCE, **_own_labels(comparisons[0])}
     return Case("sustained breach, not a single scrape", found, (firing,), EVALUATED_AFTER)
+
+
+def _streak(run: str, rule: Rule) -> str:
+    return _series_name(STREAK, {"run_id": run, "rule": rule.name, "instance": INSTANCE})
 
 
 def _own_labels(comparison: Comparison) -> dict[str, str]:

@@ -82,3 +82,42 @@ def unscored_ratio(generation: Generation) -> float:
     highest."""
     columns = generation.by_function
     return max(sum(score != score for score in column) / max(len(column), 1) for column in columns)
+
+
+def advantage_deviation(rewards: Sequence[float], group_size: int) -> float | None:
+    """Standard deviation of rewards from the mean of their group, over all completions that were scored.
+
+    ``rewards`` has one number per completion, group after group. None where that makes no whole group.
+    """
+    groups = len(rewards) // group_size if group_size > 0 else 0
+    squares = count = 0.0
+    for i in range(groups):
+        scored = [reward for reward in rewards[i * group_size : (i + 1) * group_size] if reward == reward]
+        mean = sum(scored) / len(scored) if scored else 0.0
+        squares += sum((reward - mean) ** 2 for reward in scored)
+        count += len(scored)
+    return (squares / count) ** 0.5 if count else None
+
+
+def lowest_correlation(by_function: Sequence[Sequence[float]]) -> float | None:
+    """The lowest Pearson correlation of two reward functions over the completions that both scored.
+
+    None with a single function. A function that gives all the same correlates with none.
+    """
+    found = [
+        correlation
+        for index, one in enumerate(by_function)
+        for other in by_function[index + 1 :]
+        if (correlation := _correlation(one, other)) is not None
+    ]
+    return min(found, default=None)
+
+
+def _correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    pairs = [(a, b) for a, b in zip(one, other, strict=False) if a - a == 0.0 and b - b == 0.0]
+    if len(pairs) < 3:
+        return None
+    first, second = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+    covariance = sum((a - first) * (b - second) for a, b in pairs)
+    product = sum((a - first) ** 2 for a, _ in pairs) * sum((b - second) ** 2 for _, b in pairs)
+    return covariance / product**0.5 if product > 1e-18 else None

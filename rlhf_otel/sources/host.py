@@ -28,6 +28,8 @@ class HostSample(NamedTuple):
     memory_total_bytes: int
     cpu_utilization_ratio: float | None
     """Share of all cores' time in use since the read before; None at the first."""
+    private_bytes: int = 0
+    """Resident memory without what is shared or backed by files: a mapped data set that is read is no growth."""
 
 
 class Memory(NamedTuple):
@@ -66,15 +68,16 @@ class HostReader:
         process = self._process = self._process or psutil.Process()
         memory = self._memory()
         with process.oneshot():
-            times = process.cpu_times()
+            times, held = process.cpu_times(), process.memory_info()
             return HostSample(
-                resident_bytes=process.memory_info().rss,
+                resident_bytes=held.rss,
                 cpu_seconds=times.user + times.system,
                 threads=process.num_threads(),
                 open_fds=_open_fds(process),
                 memory_available_bytes=memory.available,
                 memory_total_bytes=memory.total,
                 cpu_utilization_ratio=self._cpu_utilization(),
+                private_bytes=held.rss - getattr(held, "shared", 0),
             )
 
     def _memory(self) -> Memory:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from rlhf_otel.errors import ConfigurationError
 from rlhf_otel.sources import torch_memory
 from rlhf_otel.sources.gpu import GpuReader, GpuSample
 from rlhf_otel.sources.host import HostReader, HostSample
+from rlhf_otel.sources.memory_growth import StepGrowth, cautious_slope
 from rlhf_otel.sources.torch_memory import TorchMemorySample
 
 WINDOW_SECONDS: Final = 900.0
@@ -82,6 +83,10 @@ class SystemSampler:
         self._labels: tuple[str, ...] = ()
         self._retries = RecentIncrease()
         self._growth = MemoryGrowth(warmup_s, observation_s)
+        self._process_growth = StepGrowth()
+        self._device_growth: defaultdict[str, StepGrowth] = defaultdict(StepGrowth)
+        self._grown_until: SystemSample | None = None
+        self._growth_signals: dict[str, float] = {}
         self._signals: tuple[float, dict[str, float]] = (float("-inf"), {})
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
@@ -109,6 +114,21 @@ class SystemSampler:
         if self._clock() - sampled_at > STALE_INTERVALS * self._interval_s:
             return {}
         return signals.copy()
+
+    def growth(self, step: int) -> dict[str, float]:
+        """The signals of memory that grows with the steps, the run having reached ``step``."""
+        sample = self.latest
+        if sample is not None and sample is not self._grown_until:
+            self._grown_until, self._growth_signals = sample, self._step_growth(step, sample)
+        return self._growth_signals
+
+    def _step_growth(self, step: int, sample: SystemSample) -> dict[str, float]:
+        found: dict[str, float | None] = {}
+        if sample.host is not None:
+            found["process_memory_growth"] = self._process_growth.add(step, sample.host.private_bytes)
+        devices = [self._device_growth[d.device].add(step, d.allocated_bytes) for d in sample.torch]
+        found["gpu_memory_growth"] = max((each for each in devices if each is not None), default=None)
+        return {name: growth for name, growth in found.items() if growth is not None}
 
     def sample_once(self) -> SystemSample:
         """Read everything now; a part that fails is left out. The thread calls this."""
@@ -201,10 +221,8 @@ class RecentIncrease:
 class MemoryGrowth:
     """Rate at which a process's memory has lately been growing.
 
-    The lower third of the slopes between all pairs of points in the window (a Theil-Sen estimator that
-    errs downwards): a jump, however high, lifts about half of the pairs and so is no growth, while a
-    staircase with a step every few minutes is. Points are the lowest of each bucket, which leaves out what
-    a step needs for a moment. At most 31 points, so the cost is bounded: below 0.1 ms every 30 s.
+    Points are the lowest of each bucket, which leaves out what a step needs for a moment. At most 31 points,
+    so the cost is bounded: below 0.1 ms every 30 s.
     """
 
     def __init__(self, warmup_s: float, observation_s: float) -> None:
@@ -246,11 +264,5 @@ class MemoryGrowth:
             return None
         if newest < lowest * (1 + SIGNIFICANT_GROWTH):
             return None
-        slopes = sorted(
-            (later - earlier) / (end - start)
-            for index, (earlier, start) in enumerate(points)
-            for later, end in points[index + 1 :]
-            if end > start
-        )
-        rate = slopes[(len(slopes) - 1) // 3]
+        rate = cautious_slope(points)
         return rate if rate * (at - first) > SUSTAINED_GROWTH * lowest else None

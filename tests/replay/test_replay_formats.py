@@ -89,7 +89,7 @@ def test_a_journal_says_what_was_said_in_process(observed: Observed) -> None:
     log, judged = replayed(observed.journal)
     found = [(each.rule, each.first_step, each.anomaly.step) for each in judged.anomalies]
     assert found == [(record["rule"], record["first_step"], record["step"]) for record in anomalies]
-    assert found[0][:2] == ("RewardFunctionSilent", 41)
+    assert ("RewardFunctionSilent", 41) in [each[:2] for each in found]
     assert (log.identity.run_id, log.identity.algorithm, log.timed) == ("observed", "grpo", True)
     assert log.end is not None
     assert log.end.outcome == "finished"
@@ -194,7 +194,7 @@ def test_the_file_logger_of_verl(tmp_path: Path) -> None:
     assert (log.format, judged.steps) == ("verl", 60)
     assert judged.counts["tokens_per_second"] == 60
     assert "RewardDrop" in {rule for rule, *_ in fired(path)}
-    assert judged.anomalies[0].first_step == 41
+    assert next(each for each in judged.anomalies if each.rule == "RewardDrop").first_step == 41
 
 
 # --- whose keys they are
