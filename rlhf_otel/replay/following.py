@@ -38,18 +38,20 @@ def lines(path: Path, following: Following | None) -> Iterator[bytes]:
     that was rewritten (truncated, or replaced under its name) goes on after the lines already read if it
     begins with them, else LogReplacedError is raised.
     """
+    if following is None:
+        with path.open("rb") as file:
+            yield from file
+        return
     digest = hashlib.blake2b()
     count = 0
-    while True:
+    while not following.stop.is_set():
         for line in _fresh(path, count, digest, following):
             digest.update(line)
             count += 1
             yield line
-        if following is None or following.stop.is_set():
-            return
 
 
-def _fresh(path: Path, count: int, digest: hashlib.blake2b, following: Following | None) -> Iterator[bytes]:
+def _fresh(path: Path, count: int, digest: hashlib.blake2b, following: Following) -> Iterator[bytes]:
     """Lines after the first ``count``, until the file is rewritten."""
     with path.open("rb") as file:
         _skip(path, file.readline, count, digest)
@@ -61,10 +63,6 @@ def _fresh(path: Path, count: int, digest: hashlib.blake2b, following: Following
                 yield pending
                 pending = b""
                 continue
-            if following is None:
-                if pending:
-                    yield pending
-                return
             if not following.wait() or _rewritten(path, inode, file.tell()):
                 return
 

@@ -83,9 +83,9 @@ def breaching(seed: int) -> Iterable[StepRecord]:
 
 def test_on_runs_in_which_everything_goes_wrong() -> None:
     fired: set[str] = set()
-    for seed in range(4):
+    for seed in range(8):
         fired |= compare(breaching(seed))
-    assert len(fired) > len(RULES) // 2
+    assert len(fired) > 10
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=20, max_size=300))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -16,6 +17,8 @@ from rlhf_otel.replay.following import Following, lines
 from rlhf_otel.replay.log import Log
 
 FORMAT: Final = "journal"
+_NUMBERS: Final = frozenset({int, float})
+_RUN: Final = b'{"type":"run",'
 _IDENTITY: Final = tuple(field.name for field in fields(RunIdentity))
 
 
@@ -81,11 +84,21 @@ def read(path: Path, following: Following | None) -> Log:
 
 def _choose_run(path: Path, log: Log) -> None:
     """A directory can hold several runs, one after the other: take the newest."""
-    runs = dict.fromkeys(str(r.get("run_id")) for r in read_journal(path) if r["type"] == "run")
+    runs = dict.fromkeys(str(record.get("run_id")) for record in _run_records(path))
     if len(runs) > 1:
         newest = list(runs)[-1]
         log.notes.append(f"The journal holds {len(runs)} runs; this is the newest, {newest}.")
         log.records = _records(_of_run(read_journal(path), newest), log, None)
+
+
+def _run_records(path: Path) -> Iterator[Record]:
+    """The records that begin a run, without decoding the others."""
+    for file in journal_files(path) if path.is_dir() else [path]:
+        with file.open("rb") as content:
+            for line in content:
+                if line.startswith(_RUN):
+                    with contextlib.suppress(ValueError):  # told with its line when it is read
+                        yield decode(line)
 
 
 def _of_run(records: Iterable[Record], run_id: str) -> Iterator[Record]:
@@ -126,7 +139,9 @@ def _checked_step(record: Record, path: Path) -> StepRecord:
 def step_of(record: Record) -> StepRecord:
     """A step as it was judged."""
     end_ns = int(record["time"] * 1e9)
-    values = {key: value for key, value in record.get("values", {}).items() if type(value) in (float, int)}
+    values = record.get("values", {})
+    if not _NUMBERS.issuperset(map(type, values.values())):
+        values = {key: value for key, value in values.items() if type(value) in _NUMBERS}
     if "step_duration" not in values:  # the step that raised: judged in process for what is not finite alone
         values = {name: value for name, value in values.items() if value - value != 0.0}
     return StepRecord(
