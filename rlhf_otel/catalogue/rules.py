@@ -9,6 +9,7 @@ Severity means action: *critical* pages (at most :data:`MAX_CRITICAL_RULES` rule
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
@@ -785,3 +786,16 @@ RULES: Final[tuple[Rule, ...]] = (
 )  # fmt: skip
 
 RULE_BY_NAME: Final[dict[str, Rule]] = {rule.name: rule for rule in RULES}
+
+
+def compared(rules: Iterable[Rule]) -> frozenset[tuple[str, str]]:
+    """Signals and statistics that the rules compare."""
+    return frozenset(
+        (condition.signal, condition.statistic.value)
+        for rule in rules
+        for condition in rule.conditions
+        if isinstance(condition, Comparison)
+    )
+
+
+COMPARED: Final = compared(RULES)

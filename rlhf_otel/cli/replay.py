@@ -17,12 +17,19 @@ _ALGORITHM = click.option(
     default="",
     help="Whose keys they are, such as rloo or ppo; by default what the keys tell. A journal says it itself.",
 )
+_RULES = click.option(
+    "--rules",
+    "rule_file",
+    type=click.Path(path_type=Path),
+    help="A file that disables, tunes and adds rules (see docs/rules-tuning.md).",
+)
 _PATH = click.argument("path", type=click.Path(path_type=Path))
 
 
 @click.command()
 @_PATH
 @_ALGORITHM
+@_RULES
 @click.option(
     "--format",
     "form",
@@ -31,7 +38,7 @@ _PATH = click.argument("path", type=click.Path(path_type=Path))
     show_default=True,
     help="How to report.",
 )
-def replay(path: Path, algorithm: str, form: str) -> None:
+def replay(path: Path, algorithm: str, rule_file: Path | None, form: str) -> None:
     """Say what the rules would have found in a run that is over, when and why.
 
     PATH is a trainer_state.json (or an output or checkpoint directory with one), a journal, a TensorBoard
@@ -42,9 +49,10 @@ def replay(path: Path, algorithm: str, form: str) -> None:
     from rlhf_otel.replay import Replay, open_log
     from rlhf_otel.replay.log import check_has_steps
     from rlhf_otel.replay.reports import FORMATS, Report
+    from rlhf_otel.rule_files import rules_of
 
     log = open_log(path, algorithm=algorithm)
-    replayed = Replay()
+    replayed = Replay(rules_of(rule_file))
     for record in log.records:
         replayed.observe(record)
     check_has_steps(log, replayed.steps)

@@ -22,7 +22,7 @@ from prometheus_client.samples import Exemplar
 
 from rlhf_otel import __version__, faults
 from rlhf_otel.catalogue.metrics import METRICS, STEP_DURATION_BUCKETS, Metric, MetricType
-from rlhf_otel.catalogue.rules import RULES, Comparison, Statistic
+from rlhf_otel.catalogue.rules import Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import PHASES
 from rlhf_otel.records import HistogramState, RunView
@@ -216,23 +216,15 @@ for _signal in SIGNALS:
     _scalar(_signal.metric, _signal_value(_signal.name))
 
 
-_COMPARED: Final = frozenset(
-    (condition.signal, condition.statistic)
-    for rule in RULES
-    for condition in rule.conditions
-    if isinstance(condition, Comparison)
-)
-
-
-def _shown(signal: str, which: Statistic) -> bool:
-    """All statistics of all signals would be a third of the series that a run may have."""
-    return which is Statistic.BASELINE or (signal, which) in _COMPARED
-
-
 def _statistic(which: Statistic, field: str) -> None:
     def read(view: RunView) -> dict[str, float]:
-        known = view.snapshot.statistics.items()
-        found = {signal: getattr(stats, field) for signal, stats in known if _shown(signal, which)}
+        """All statistics of all signals would be a third of the series that a run may have."""
+        snapshot, always = view.snapshot, which is Statistic.BASELINE
+        found = {
+            signal: getattr(known, field)
+            for signal, known in snapshot.statistics.items()
+            if always or (signal, which.value) in snapshot.compared
+        }
         return {signal: value for signal, value in found.items() if value is not None}
 
     _by_label(f"rlhf_signal_{which}", read)
