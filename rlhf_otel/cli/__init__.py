@@ -10,6 +10,7 @@ import click
 from rlhf_otel.cli.demo import demo
 from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.trace import trace
+from rlhf_otel.cli.watch import watch
 from rlhf_otel.errors import RlhfOtelError
 
 
@@ -68,6 +69,7 @@ def generate(
 
 commands.add_command(demo)
 commands.add_command(replay)
+commands.add_command(watch)
 commands.add_command(trace)
 
 

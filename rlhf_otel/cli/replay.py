@@ -1,35 +1,18 @@
-"""``rlhf-otel replay``, ``watch`` and ``backfill``: the rules on a run's log.
-
-Exit codes: 0 nothing found, 3 anomalies, 1 an error.
-"""
+"""``rlhf-otel replay``: the rules on a run that is over."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import click
 
-ANOMALIES_FOUND: Final = 3
-
-_ALGORITHM = click.option(
-    "--algorithm",
-    default="",
-    help="Whose keys they are, such as rloo or ppo; by default what the keys tell. A journal says it itself.",
-)
-_RULES = click.option(
-    "--rules",
-    "rule_file",
-    type=click.Path(path_type=Path),
-    help="A file that disables, tunes and adds rules (see docs/rules-tuning.md).",
-)
-_PATH = click.argument("path", type=click.Path(path_type=Path))
+from rlhf_otel.cli.log_options import ALGORITHM, ANOMALIES_FOUND, LOG_PATH, RULE_FILE
 
 
 @click.command()
-@_PATH
-@_ALGORITHM
-@_RULES
+@LOG_PATH
+@ALGORITHM
+@RULE_FILE
 @click.option(
     "--format",
     "form",
@@ -51,8 +34,8 @@ def replay(path: Path, algorithm: str, rule_file: Path | None, form: str) -> Non
     from rlhf_otel.replay.reports import FORMATS, Report
     from rlhf_otel.rule_files import rules_of
 
-    log = open_log(path, algorithm=algorithm)
     replayed = Replay(rules_of(rule_file))
+    log = open_log(path, algorithm=algorithm)
     for record in log.records:
         replayed.observe(record)
     check_has_steps(log, replayed.steps)

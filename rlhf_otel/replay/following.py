@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,21 @@ class LogReplacedError(ReplayError):
 
 @dataclass(slots=True)
 class Following:
-    """How readers wait for more; the end comes when :attr:`stop` is set."""
+    """How readers wait for more; the end comes when :attr:`stop` is set, or after ``idle_s`` without news."""
 
     interval_s: float = INTERVAL_S
     stop: threading.Event = field(default_factory=threading.Event)
+    idle_s: float | None = None
+    _news: float = field(default_factory=time.monotonic)
+
+    def news(self) -> None:
+        """Something came."""
+        self._news = time.monotonic()
 
     def wait(self) -> bool:
         """Pause; False when it is time to stop."""
+        if self.idle_s is not None and time.monotonic() - self._news > self.idle_s:
+            self.stop.set()
         return not self.stop.wait(self.interval_s)
 
 
