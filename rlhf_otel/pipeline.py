@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from typing import Any, Final
 from rlhf_otel import faults
 from rlhf_otel.background import Background
 from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS, MAX_TRAINER_METRICS, STEP_DURATION_BUCKETS
-from rlhf_otel.catalogue.rules import RULE_BY_NAME, RULES
+from rlhf_otel.catalogue.rules import Rule, compared
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.detection.baselines import Baselines
@@ -58,7 +58,7 @@ class Pipeline:
         self.identity = identity
         self._settings = settings
         measurable = trl_keys.measurable(identity.algorithm)
-        self._baselines, self._detector = _judges(identity.rank, measurable)
+        self._baselines, self._detector = _judges(identity.rank, measurable, settings.rule_set)
         self._background = Background()
         self._journal = JournalWriter(directory) if directory is not None and identity.rank == 0 else None
         self._directory = directory
@@ -87,6 +87,7 @@ class Pipeline:
             started_s=now,
             time_s=now,
             nonfinite=self._nonfinite,
+            compared=compared(settings.rule_set),
             verdicts=self._detector.verdicts,
             durations=dict(self._histograms),
             dropped=dict(self._dropped),
@@ -259,7 +260,7 @@ class Pipeline:
         for verdict in snapshot.verdicts:
             if verdict.active and verdict.rule.name == "NonFinite":
                 what = f"non-finite {verdict.signal} at step {verdict.first_step}"
-                return False, f"{what}: {RULE_BY_NAME['NonFinite'].summary}"
+                return False, f"{what}: {verdict.rule.summary}"
         return True, f"ok: step {snapshot.step}"
 
     # --- on the background thread, like step(): only one thread may replace the snapshot
@@ -368,12 +369,14 @@ class Pipeline:
             faults.record("traces", error, "writing the trace file, which ends here")
 
 
-def _judges(rank: int, measurable: frozenset[str]) -> tuple[Baselines, Detector]:
+def _judges(rank: int, measurable: frozenset[str], rules: Sequence[Rule]) -> tuple[Baselines, Detector]:
     """Rank 0 judges all that its algorithm can measure. The others, which lack its signals, judge their own step
     time (what is worth a trace) and what is not finite, which may be on one rank alone."""
     if rank == 0:
-        return Baselines(), Detector([rule for rule in RULES if rule.needs <= measurable])
-    return Baselines((SIGNAL_BY_NAME["step_duration"],)), Detector((RULE_BY_NAME["NonFinite"],))
+        return Baselines(), Detector([rule for rule in rules if rule.needs <= measurable])
+    return Baselines((SIGNAL_BY_NAME["step_duration"],)), Detector(
+        [rule for rule in rules if rule.name == "NonFinite"]
+    )
 
 
 def _trace_exporter(identity: RunIdentity) -> Any:

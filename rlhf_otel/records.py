@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rlhf_otel.catalogue.rules import Severity
+from rlhf_otel.catalogue.rules import COMPARED, Severity
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 
 
@@ -159,6 +159,8 @@ class Snapshot(NamedTuple):
     unmapped: Mapping[str, float] = {}
     evaluation: Mapping[str, float] = {}
     nonfinite: Mapping[str, int] = {}
+    compared: frozenset[tuple[str, str]] = COMPARED
+    """Signals and statistics that the run's rules compare, and that are exposed therefore."""
     verdicts: tuple[Any, ...] = ()
     """A ``detection.detector.Verdict`` per rule."""
     streaks: Mapping[str, int] = {}

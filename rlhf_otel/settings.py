@@ -8,15 +8,27 @@ an impossible value is a :class:`~rlhf_otel.errors.ConfigurationError` at constr
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rlhf_otel.action_settings import ActionSettings
+from rlhf_otel.catalogue.rules import Rule
+from rlhf_otel.detection.rule_text import nearest
 from rlhf_otel.errors import ConfigurationError
+from rlhf_otel.rule_files import rules_of
 
 PREFIX: Final = "RLHF_OTEL_"
 
@@ -77,6 +89,11 @@ class Settings(BaseModel):
         5.0, ge=0.5, description="Seconds between readings of GPU, host and allocator."
     )
 
+    rules: Path | dict[str, Any] | tuple[InstanceOf[Rule], ...] | None = Field(
+        None,
+        description="File that disables, tunes and adds rules, see [rules of your own](rules-tuning.md). The "
+        "configuration file can hold it under this key itself.",
+    )
     actions: tuple[ActionSettings, ...] = Field(
         (),
         description="What to do when a rule fires: a list, see [actions](actions.md). A variable holds it as YAML.",
@@ -84,6 +101,11 @@ class Settings(BaseModel):
     webhook_secret: SecretStr | None = Field(
         None, description="Key with which the webhooks of `actions` are signed (HMAC-SHA256)."
     )
+
+    @cached_property
+    def rule_set(self) -> tuple[Rule, ...]:
+        """The rules that the run is judged by. Raises ConfigurationError."""
+        return rules_of(self.rules)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -131,6 +153,7 @@ def load(config: str | Path | None = None, **arguments: Any) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(_explain(error, merged, origin)) from None
     _check_port(settings)
+    _check_actions(settings)
     return settings
 
 
@@ -138,6 +161,15 @@ def _check_port(settings: Settings) -> None:
     port = settings.metrics_port
     if isinstance(port, int) and not 0 <= port <= 65535:
         raise ConfigurationError(f"metrics_port is {port}; allowed: 0 to 65535, or 'off'")
+
+
+def _check_actions(settings: Settings) -> None:
+    known = {rule.name for rule in settings.rule_set}
+    for index, action in enumerate(settings.actions):
+        if action.rule is not None and action.rule not in known:
+            raise ConfigurationError(
+                f"actions[{index}]: no such rule: {action.rule!r}{nearest(action.rule, known)}"
+            )
 
 
 def _environment() -> tuple[dict[str, Any], dict[str, str]]:
@@ -164,6 +196,8 @@ def _file(path: str | Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"config file {path} must be a mapping of settings to values, it is {content!r:.80}"
         )
+    if isinstance(content.get("rules"), dict):  # read again from there, since it knows the lines
+        content["rules"] = Path(path)
     return content
 
 

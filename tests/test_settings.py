@@ -52,6 +52,7 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("owner", "kim"),
         ("cluster", "north"),
         ("file_sd", Path("targets")),
+        ("rules", Path(__file__).parent / "data" / "rules" / "example.yaml"),
         ("metrics_host", "0.0.0.0"),
         ("metrics_port", 9500),
         ("metrics_port", "off"),

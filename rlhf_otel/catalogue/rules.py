@@ -5,6 +5,7 @@ What a rule is, is in ``rule``; the rules of completions, of resources and of pi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from rlhf_otel.catalogue.rule import (
@@ -26,6 +27,7 @@ from rlhf_otel.catalogue.rules_resources import RESOURCE_RULES
 from rlhf_otel.catalogue.signals import SIGNALS
 
 __all__ = [
+    "COMPARED",
     "FINISHED",
     "LATCH_SECONDS",
     "LATCH_STEPS",
@@ -40,6 +42,7 @@ __all__ = [
     "RuleClass",
     "Severity",
     "Statistic",
+    "compared",
 ]
 
 _EVENT, _LEVEL, _OUTSIDE = RuleClass.EVENT, RuleClass.LEVEL, RuleClass.OUTSIDE
@@ -819,3 +822,19 @@ RULES: Final[tuple[Rule, ...]] = (
 )  # fmt: skip
 
 RULE_BY_NAME: Final[dict[str, Rule]] = {rule.name: rule for rule in RULES}
+
+
+def compared(rules: Iterable[Rule]) -> frozenset[tuple[str, str]]:
+    """Signals and statistics worth exposing: what Prometheus compares or a page shows, and the baseline beside
+    it. All statistics of all signals would be a third of the series that a run may have."""
+    found = [
+        condition
+        for rule in rules
+        for condition in (rule.conditions if rule.rule_class is RuleClass.LEVEL else rule.conditions[:1])
+        if isinstance(condition, Comparison)
+    ]
+    baselines = {(condition.signal, Statistic.BASELINE.value) for condition in found}
+    return frozenset(baselines | {(condition.signal, condition.statistic.value) for condition in found})
+
+
+COMPARED: Final = compared(RULES)

@@ -10,6 +10,7 @@ import click
 from rlhf_otel.cli.demo import demo
 from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.trace import trace
+from rlhf_otel.cli.watch import watch
 from rlhf_otel.errors import RlhfOtelError
 
 
@@ -25,21 +26,41 @@ def commands() -> None:
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
-    help="Where to write; default: here.",
+    help="The repository whose files to write; default: here.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write what Prometheus and Alertmanager need into this directory instead, and nothing else.",
+)
+@click.option(
+    "--rules",
+    "rule_file",
+    type=click.Path(path_type=Path),
+    help="With --out: a file that disables, tunes and adds rules; the same that training is given.",
 )
 @click.option(
     "--runbook-base", default=None, help="Prefix of runbook links in alerts, such as https://wiki/runbooks."
 )
-def generate(check: bool, root: Path, runbook_base: str | None) -> None:
+def generate(
+    check: bool, root: Path, out: Path | None, rule_file: Path | None, runbook_base: str | None
+) -> None:
     """Write the alert rules, their tests, configurations and reference pages that follow from the
     catalogue."""
     from rlhf_otel import generate as generator
     from rlhf_otel.generate.rules import RUNBOOK_BASE
+    from rlhf_otel.rule_files import rules_of
 
-    base = runbook_base or RUNBOOK_BASE
-    changed = generator.stale(root, base) if check else generator.write(root, base)
+    if rule_file is not None and out is None:
+        raise click.UsageError("--rules needs --out: the repository's own files follow from the catalogue")
+    if out is not None:
+        root = out
+        content = generator.prometheus_files(rules_of(rule_file), runbook_base or generator.OWN_RUNBOOKS)
+    else:
+        content = generator.files(runbook_base or RUNBOOK_BASE)
+    changed = generator.stale(root, content) if check else generator.write(root, content)
     for name in changed:
-        click.echo(f"{'stale' if check else 'wrote'} {name}")
+        click.echo(f"{'stale' if check else 'wrote'} {root / name}")
     if check and changed:
         raise click.exceptions.Exit(1)
     if not changed:
@@ -48,6 +69,7 @@ def generate(check: bool, root: Path, runbook_base: str | None) -> None:
 
 commands.add_command(demo)
 commands.add_command(replay)
+commands.add_command(watch)
 commands.add_command(trace)
 
 

@@ -1,28 +1,18 @@
-"""``rlhf-otel replay``, ``watch`` and ``backfill``: the rules on a run's log.
-
-Exit codes: 0 nothing found, 3 anomalies, 1 an error.
-"""
+"""``rlhf-otel replay``: the rules on a run that is over."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import click
 
-ANOMALIES_FOUND: Final = 3
-
-_ALGORITHM = click.option(
-    "--algorithm",
-    default="",
-    help="Whose keys they are, such as rloo or ppo; by default what the keys tell. A journal says it itself.",
-)
-_PATH = click.argument("path", type=click.Path(path_type=Path))
+from rlhf_otel.cli.log_options import ALGORITHM, ANOMALIES_FOUND, LOG_PATH, RULE_FILE
 
 
 @click.command()
-@_PATH
-@_ALGORITHM
+@LOG_PATH
+@ALGORITHM
+@RULE_FILE
 @click.option(
     "--format",
     "form",
@@ -31,7 +21,7 @@ _PATH = click.argument("path", type=click.Path(path_type=Path))
     show_default=True,
     help="How to report.",
 )
-def replay(path: Path, algorithm: str, form: str) -> None:
+def replay(path: Path, algorithm: str, rule_file: Path | None, form: str) -> None:
     """Say what the rules would have found in a run that is over, when and why.
 
     PATH is a trainer_state.json (or an output or checkpoint directory with one), a journal, a TensorBoard
@@ -42,9 +32,10 @@ def replay(path: Path, algorithm: str, form: str) -> None:
     from rlhf_otel.replay import Replay, open_log
     from rlhf_otel.replay.log import check_has_steps
     from rlhf_otel.replay.reports import FORMATS, Report
+    from rlhf_otel.rule_files import rules_of
 
+    replayed = Replay(rules_of(rule_file))
     log = open_log(path, algorithm=algorithm)
-    replayed = Replay()
     for record in log.records:
         replayed.observe(record)
     check_has_steps(log, replayed.steps)

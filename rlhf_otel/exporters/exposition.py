@@ -22,7 +22,7 @@ from prometheus_client.samples import Exemplar
 
 from rlhf_otel import __version__, faults
 from rlhf_otel.catalogue.metrics import METRICS, STEP_DURATION_BUCKETS, Metric, MetricType
-from rlhf_otel.catalogue.rules import RULES, Comparison, RuleClass, Statistic
+from rlhf_otel.catalogue.rules import RuleClass, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import PHASES
 from rlhf_otel.records import HistogramState, RunView
@@ -218,24 +218,14 @@ for _signal in SIGNALS:
     _scalar(_signal.metric, _signal_value(_signal.name))
 
 
-_COMPARED: Final = frozenset(
-    (condition.signal, condition.statistic)
-    for rule in RULES
-    for condition in (rule.conditions if rule.rule_class is RuleClass.LEVEL else rule.conditions[:1])
-    if isinstance(condition, Comparison)
-)
-_RULED: Final = frozenset(signal for signal, _ in _COMPARED)
-
-
-def _shown(signal: str, which: Statistic) -> bool:
-    """All statistics of all signals would be a third of the series that a run may have."""
-    return signal in _RULED if which is Statistic.BASELINE else (signal, which) in _COMPARED
-
-
 def _statistic(which: Statistic, field: str) -> None:
     def read(view: RunView) -> dict[str, float]:
-        known = view.snapshot.statistics.items()
-        found = {signal: getattr(stats, field) for signal, stats in known if _shown(signal, which)}
+        snapshot = view.snapshot
+        found = {
+            signal: getattr(known, field)
+            for signal, known in snapshot.statistics.items()
+            if (signal, which.value) in snapshot.compared
+        }
         return {signal: value for signal, value in found.items() if value is not None}
 
     _by_label(f"rlhf_signal_{which}", read)

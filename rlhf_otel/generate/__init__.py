@@ -5,10 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
+from rlhf_otel.catalogue.rules import RULES, Rule
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.generate import alertmanager, docs, prometheus, rule_tests, rules
+
+OWN_RUNBOOKS: Final = "runbooks"
+"""Runbook links of files that are written elsewhere: beside them."""
 
 
 def files(runbook_base: str = rules.RUNBOOK_BASE) -> dict[str, str]:
@@ -17,7 +23,7 @@ def files(runbook_base: str = rules.RUNBOOK_BASE) -> dict[str, str]:
     return {
         "alerts/rlhf.rules.yaml": rules.rules_file(timing, runbook_base),
         "alerts/tests/rlhf.rules.test.yaml": rule_tests.tests_file(
-            timing, "../rlhf.rules.yaml", runbook_base
+            timing, "../rlhf.rules.yaml", runbook_base, RULES
         ),
         "deploy/prometheus.yml": prometheus.config_file(timing, rule_files=["../alerts/rlhf.rules.yaml"]),
         "deploy/prometheus-ranks.yml": prometheus.config_file(
@@ -31,10 +37,25 @@ def files(runbook_base: str = rules.RUNBOOK_BASE) -> dict[str, str]:
     }
 
 
-def write(root: Path, runbook_base: str = rules.RUNBOOK_BASE) -> list[str]:
-    """Write every generated file below ``root``; return those that changed."""
-    changed = stale(root, runbook_base)
-    content = files(runbook_base)
+def prometheus_files(
+    judged: Sequence[Rule] = RULES, runbook_base: str = OWN_RUNBOOKS, timing: Timing | None = None
+) -> dict[str, str]:
+    """What Prometheus and Alertmanager need for a set of rules, outside this repository: path to content."""
+    timing = timing or Timing()
+    rules_path = "rlhf.rules.yaml"
+    return {
+        rules_path: rules.rules_file(timing, runbook_base, judged),
+        "tests/rlhf.rules.test.yaml": rule_tests.tests_file(timing, f"../{rules_path}", runbook_base, judged),
+        "prometheus.yml": prometheus.config_file(timing, rule_files=[rules_path]),
+        "alertmanager.yml": alertmanager.config_file(timing, rules=judged),
+        "rules.md": docs.rules_page(judged),
+        **{f"runbooks/{name}.md": page for name, page in docs.runbooks(judged).items()},
+    }
+
+
+def write(root: Path, content: Mapping[str, str]) -> list[str]:
+    """Write generated files below ``root``; return those that changed."""
+    changed = stale(root, content)
     for name in changed:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,9 +63,10 @@ def write(root: Path, runbook_base: str = rules.RUNBOOK_BASE) -> list[str]:
     return changed
 
 
-def stale(root: Path, runbook_base: str = rules.RUNBOOK_BASE) -> list[str]:
-    """Generated files that are missing or differ from what the catalogue says now."""
-    return [name for name, content in files(runbook_base).items() if _read(root / name) != content]
+def stale(root: Path, content: Mapping[str, str] | None = None) -> list[str]:
+    """Generated files that are missing or differ from what they are to be."""
+    expected = files() if content is None else content
+    return [name for name, text in expected.items() if _read(root / name) != text]
 
 
 def _read(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from rlhf_otel.catalogue.rules import FINISHED, RULES, Rule, RuleClass, Severity
@@ -12,7 +13,9 @@ RUN: Final = 'run_id=~".+"'
 """``equal`` on a label that both sides lack matches, so that both sides must have a run."""
 
 
-def config_file(timing: Timing, receiver_url: str = "http://localhost:9099") -> str:
+def config_file(
+    timing: Timing, receiver_url: str = "http://localhost:9099", rules: Sequence[Rule] = RULES
+) -> str:
     """A configuration whose three receivers post to ``receiver_url`` below /page, /ticket and /watchdog, as
     YAML."""
     content: dict[str, Any] = {
@@ -29,7 +32,7 @@ def config_file(timing: Timing, receiver_url: str = "http://localhost:9099") -> 
                 {"matchers": [f'severity="{Severity.INFO}"'], "receiver": "nobody"},
             ],
         },
-        "inhibit_rules": inhibitions(),
+        "inhibit_rules": inhibitions(rules),
         "receivers": [
             {
                 "name": name,
@@ -42,11 +45,11 @@ def config_file(timing: Timing, receiver_url: str = "http://localhost:9099") -> 
     return dump(content)
 
 
-def inhibitions() -> list[dict[str, Any]]:
+def inhibitions(rules: Sequence[Rule] = RULES) -> list[dict[str, Any]]:
     """What each rule explains away, in the same run."""
     found: list[dict[str, Any]] = []
-    for source in RULES:
-        targets = [rule.alert for rule in RULES if _explains(source, rule)]
+    for source in rules:
+        targets = [rule.alert for rule in rules if _explains(source, rule)]
         if targets:
             found.append(
                 {

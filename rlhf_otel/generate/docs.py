@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from rlhf_otel.catalogue.metrics import METRICS, Metric
@@ -82,11 +82,11 @@ def settings_page() -> str:
     )
 
 
-def rules_page() -> str:
+def rules_page(rules: Sequence[Rule] = RULES) -> str:
     """Every rule with its evidence."""
     rows = (
         (f"[{r.name}](runbooks/{r.name}.md)", r.severity.value, r.rule_class.value, evidence(r), r.summary)
-        for r in RULES
+        for r in rules
     )
     return (
         NOTE + "# Rules\n\nCritical rules page, warnings are tickets, info annotates. "
@@ -112,9 +112,9 @@ def _condition(condition: Comparison | NonFinite) -> str:
     return f"{statistic} of `{condition.signal}` {condition.op} {condition.threshold:g}"
 
 
-def runbooks() -> dict[str, str]:
+def runbooks(rules: Sequence[Rule] = RULES) -> dict[str, str]:
     """Rule name to its runbook."""
-    return {rule.name: _runbook(rule) for rule in RULES}
+    return {rule.name: _runbook(rule) for rule in rules}
 
 
 def _runbook(rule: Rule) -> str:

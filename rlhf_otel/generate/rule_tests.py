@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from rlhf_otel.catalogue.rules import RULES, Comparison, Rule, RuleClass
+from rlhf_otel.catalogue.rules import RULE_BY_NAME, RULES, Comparison, Rule, RuleClass
 from rlhf_otel.detection.promql import ENGINE, STREAK, AlertForm, Timing, series
 from rlhf_otel.generate import rules
 from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
@@ -21,10 +21,19 @@ EVALUATED_AFTER: Final = "10m"
 RUN: Final = re.compile(r'run_id="([^"]+)"')
 
 
-def tests_file(timing: Timing, rules_path: str, runbook_base: str) -> str:
+NEEDS: Final = {"EngineDisagreement": ("NonFinite", "RewardCollapse", "TruncationHigh")}
+"""Rules whose cases rest on others, which have to be as in the catalogue."""
+
+
+def tests_file(timing: Timing, rules_path: str, runbook_base: str, judged: Sequence[Rule]) -> str:
     """All tests, as promtool's YAML."""
-    tests = [_test(form, case, timing, runbook_base) for form in rules.forms(timing) for case in _cases(form)]
+    testable = [form for form in rules.forms(timing, judged) if _is_testable(form.rule, judged)]
+    tests = [_test(form, case, timing, runbook_base) for form in testable for case in _cases(form)]
     return dump({"rule_files": [rules_path], "evaluation_interval": f"{timing.scrape_s}s", "tests": tests})
+
+
+def _is_testable(rule: Rule, judged: Sequence[Rule]) -> bool:
+    return all(RULE_BY_NAME[name] in judged for name in NEEDS.get(rule.name, ()))
 
 
 def _cases(form: AlertForm) -> Sequence[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from rlhf_otel.catalogue.rules import RULES, Rule, RuleClass
@@ -12,18 +13,20 @@ RUNBOOK_BASE: Final = "docs/runbooks"
 """Prefix of runbook links: the pages of this repository. Set it to where your people can open them."""
 
 
-def rules_file(timing: Timing, runbook_base: str = RUNBOOK_BASE) -> str:
+def rules_file(timing: Timing, runbook_base: str = RUNBOOK_BASE, rules: Sequence[Rule] = RULES) -> str:
     """All alerting rules, one group per rule class, as YAML."""
     groups = []
     for rule_class in RuleClass:
-        alerts = [alert(form, runbook_base) for form in forms(timing) if form.rule.rule_class is rule_class]
+        alerts = [
+            alert(form, runbook_base) for form in forms(timing, rules) if form.rule.rule_class is rule_class
+        ]
         groups.append({"name": f"rlhf-{rule_class}", "rules": alerts})
     return dump({"groups": groups})
 
 
-def forms(timing: Timing) -> list[AlertForm]:
+def forms(timing: Timing, rules: Sequence[Rule] = RULES) -> list[AlertForm]:
     """Every alert of every rule."""
-    return [form for rule in RULES for form in compile_rule(rule, timing)]
+    return [form for rule in rules for form in compile_rule(rule, timing)]
 
 
 def alert(form: AlertForm, runbook_base: str) -> dict[str, Any]:

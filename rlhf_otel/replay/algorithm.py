@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from functools import lru_cache
 from typing import Final
 
 _TELLING: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
@@ -19,7 +19,8 @@ _TELLING: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 """Algorithm and the keys that tell it; the first whose keys are all there."""
 
 
-def algorithm_of(keys: Collection[str]) -> str:
+@lru_cache(maxsize=256)
+def algorithm_of(keys: tuple[str, ...]) -> str:
     """The algorithm as in ``RunIdentity.algorithm``; empty where keys do not tell, as RLOO's from GRPO's."""
     for algorithm, telling in _TELLING:
         if all(key in keys for key in telling):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,21 @@ class LogReplacedError(ReplayError):
 
 @dataclass(slots=True)
 class Following:
-    """How readers wait for more; the end comes when :attr:`stop` is set."""
+    """How readers wait for more; the end comes when :attr:`stop` is set, or after ``idle_s`` without news."""
 
     interval_s: float = INTERVAL_S
     stop: threading.Event = field(default_factory=threading.Event)
+    idle_s: float | None = None
+    _news: float = field(default_factory=time.monotonic)
+
+    def news(self) -> None:
+        """Something came."""
+        self._news = time.monotonic()
 
     def wait(self) -> bool:
         """Pause; False when it is time to stop."""
+        if self.idle_s is not None and time.monotonic() - self._news > self.idle_s:
+            self.stop.set()
         return not self.stop.wait(self.interval_s)
 
 
@@ -38,18 +47,20 @@ def lines(path: Path, following: Following | None) -> Iterator[bytes]:
     that was rewritten (truncated, or replaced under its name) goes on after the lines already read if it
     begins with them, else LogReplacedError is raised.
     """
+    if following is None:
+        with path.open("rb") as file:
+            yield from file
+        return
     digest = hashlib.blake2b()
     count = 0
-    while True:
+    while not following.stop.is_set():
         for line in _fresh(path, count, digest, following):
             digest.update(line)
             count += 1
             yield line
-        if following is None or following.stop.is_set():
-            return
 
 
-def _fresh(path: Path, count: int, digest: hashlib.blake2b, following: Following | None) -> Iterator[bytes]:
+def _fresh(path: Path, count: int, digest: hashlib.blake2b, following: Following) -> Iterator[bytes]:
     """Lines after the first ``count``, until the file is rewritten."""
     with path.open("rb") as file:
         _skip(path, file.readline, count, digest)
@@ -61,10 +72,6 @@ def _fresh(path: Path, count: int, digest: hashlib.blake2b, following: Following
                 yield pending
                 pending = b""
                 continue
-            if following is None:
-                if pending:
-                    yield pending
-                return
             if not following.wait() or _rewritten(path, inode, file.tell()):
                 return
 

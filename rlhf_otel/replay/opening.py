@@ -79,9 +79,8 @@ def _open_directory(path: Path, how: _How) -> Log:
             return journal.read(place, how.following)
     if (path / "trainer_state.json").is_file():
         return _open_file(path / "trainer_state.json", how)
-    checkpoints = [each for each in path.glob("checkpoint-*/trainer_state.json") if _number(each.parent) >= 0]
-    if checkpoints:
-        return _open_file(max(checkpoints, key=lambda each: _number(each.parent)), how)
+    if _newest_checkpoint(path) is not None:
+        return _open_state(path, how)
     runs = sorted({run.resolve() for run in path.rglob("run-*.wandb")})  # latest-run is a link to one of them
     if len(runs) > 1:
         raise ReplayError(f"{path} holds {len(runs)} runs of W&B; name one of them: {_names(runs)}")
@@ -94,6 +93,12 @@ def _open_directory(path: Path, how: _How) -> Log:
 
 def _names(paths: Iterable[Path]) -> str:
     return ", ".join(str(path) for path in list(paths)[:10])
+
+
+def _newest_checkpoint(path: Path) -> Path | None:
+    """The trainer state of the newest checkpoint in an output directory."""
+    states = [each for each in path.glob("checkpoint-*/trainer_state.json") if _number(each.parent) >= 0]
+    return max(states, key=lambda each: _number(each.parent), default=None)
 
 
 def _number(checkpoint: Path) -> int:
@@ -128,9 +133,14 @@ def _is_object(line: bytes) -> bool:
 
 
 def _open_state(path: Path, how: _How) -> Log:
-    history, is_state = trainer_state.log_dicts(path)
-    rows = trainer_state.rows(path, history, how.following)
-    return _read(path, trainer_state.FORMAT, rows, how, null_is_nonfinite=is_state)
+    """A trainer state, or that of an output directory's newest checkpoint."""
+
+    def locate() -> Path:
+        return (_newest_checkpoint(path) if path.is_dir() else None) or path
+
+    history, is_state = trainer_state.log_dicts(locate())
+    rows = trainer_state.rows(locate, history, how.following)
+    return _read(locate(), trainer_state.FORMAT, rows, how, null_is_nonfinite=is_state)
 
 
 def _open_objects(path: Path, first: bytes, how: _How) -> Log:

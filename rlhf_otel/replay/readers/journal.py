@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -16,6 +17,8 @@ from rlhf_otel.replay.following import Following, lines
 from rlhf_otel.replay.log import Log
 
 FORMAT: Final = "journal"
+_NUMBERS: Final = frozenset({int, float})
+_RUN: Final = b'{"type":"run",'
 _IDENTITY: Final = tuple(field.name for field in fields(RunIdentity))
 
 
@@ -71,24 +74,30 @@ class _UntilNext(Following):
 
 
 def read(path: Path, following: Following | None) -> Log:
-    """The journal's newest run."""
+    """The journal's newest run. A directory can hold several, one after the other."""
     log = Log(path, FORMAT, timed=True)
-    log.records = _records(journal_records(path, following), log, following)
-    if following is None:
-        _choose_run(path, log)
+    begun = [str(record.get("run_id")) for record in _run_records(path)]
+    records = journal_records(path, following)
+    if len(set(begun)) > 1:
+        log.notes.append(f"The journal holds {len(set(begun))} runs; this is the newest, {begun[-1]}.")
+        records = _from_run(records, begun[-1])
+    log.records = _records(records, log, begun.count(begun[-1]) if begun and following is not None else 0)
     return log
 
 
-def _choose_run(path: Path, log: Log) -> None:
-    """A directory can hold several runs, one after the other: take the newest."""
-    runs = dict.fromkeys(str(r.get("run_id")) for r in read_journal(path) if r["type"] == "run")
-    if len(runs) > 1:
-        newest = list(runs)[-1]
-        log.notes.append(f"The journal holds {len(runs)} runs; this is the newest, {newest}.")
-        log.records = _records(_of_run(read_journal(path), newest), log, None)
+def _run_records(path: Path) -> Iterator[Record]:
+    """The records that begin an attempt, without decoding the others."""
+    for file in journal_files(path) if path.is_dir() else [path]:
+        with file.open("rb") as content:
+            for line in content:
+                if line.startswith(_RUN):
+                    with contextlib.suppress(ValueError):  # told with its line when it is read
+                        record = decode(line)
+                        if not record.get("continued"):
+                            yield record
 
 
-def _of_run(records: Iterable[Record], run_id: str) -> Iterator[Record]:
+def _from_run(records: Iterable[Record], run_id: str) -> Iterator[Record]:
     current = ""
     for record in records:
         if record["type"] == "run":
@@ -97,19 +106,23 @@ def _of_run(records: Iterable[Record], run_id: str) -> Iterator[Record]:
             yield record
 
 
-def _records(records: Iterable[Record], log: Log, following: Following | None) -> Iterator[StepRecord]:
+def _records(records: Iterable[Record], log: Log, attempts: int) -> Iterator[StepRecord]:
+    """Steps. Ends with the end of an attempt that is not among the first ``attempts`` less one, which were resumed
+    from; 0 reads on."""
+    begun = 0
     for record in records:
         kind = record["type"]
         if kind == "step":
             yield _checked_step(record, log.path)
         elif kind == "run":
+            begun += not record.get("continued")
             log.identity = RunIdentity(**{name: record[name] for name in _IDENTITY if name in record})
             log.config = record.get("config", {})
         elif kind == "evaluation":
             log.evaluation.update(record.get("values", {}))
         elif kind == "end":
             log.end = _end_of(record)
-            if following is not None:
+            if attempts and begun >= attempts:
                 return
 
 
@@ -126,7 +139,9 @@ def _checked_step(record: Record, path: Path) -> StepRecord:
 def step_of(record: Record) -> StepRecord:
     """A step as it was judged."""
     end_ns = int(record["time"] * 1e9)
-    values = {key: value for key, value in record.get("values", {}).items() if type(value) in (float, int)}
+    values = record.get("values", {})
+    if not _NUMBERS.issuperset(map(type, values.values())):
+        values = {key: value for key, value in values.items() if type(value) in _NUMBERS}
     if "step_duration" not in values:  # the step that raised: judged in process for what is not finite alone
         values = {name: value for name, value in values.items() if value - value != 0.0}
     return StepRecord(

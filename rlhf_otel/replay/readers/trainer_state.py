@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from rlhf_otel.replay.following import Following, LogReplacedError
 from rlhf_otel.replay.rows import Row, row_of
 
 FORMAT = "trainer_state"
+SUMMARY = "train_runtime"
+"""A key of what transformers logs once, after the last step."""
 
 
 def log_dicts(path: Path) -> tuple[list[dict[str, Any]], bool]:
@@ -31,19 +33,23 @@ def log_dicts(path: Path) -> tuple[list[dict[str, Any]], bool]:
     return history, is_state
 
 
-def rows(path: Path, history: list[dict[str, Any]], following: Following | None) -> Iterator[Row]:
+def rows(
+    locate: Callable[[], Path], history: list[dict[str, Any]], following: Following | None
+) -> Iterator[Row]:
     """Rows of ``history`` and, when following, those that later versions of the file add: it is rewritten at
-    each save."""
+    each save, or a newer checkpoint has a longer one. Ends with the summary of training."""
     yield from map(row_of, history)
     version = None
-    while following is not None:
-        found = _version(path)
+    while following is not None and not (history and SUMMARY in history[-1]):
+        path = locate()
+        found = (path, *_version(path))
         if found != version:
             longer = _longer(path, history)
             if longer is not None:
                 version = found
                 fresh, history = longer[len(history) :], longer
                 yield from map(row_of, fresh)
+                continue
         if not following.wait():
             return
 

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any, Final
 
+from rlhf_otel.replay.engine import ReplayedAnomaly
 from rlhf_otel.replay.reports.wording import Report, notes
 
 VERSION: Final = 1
@@ -30,6 +31,11 @@ def as_json(report: Report) -> str:
         "notes": notes(report),
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def json_line(found: ReplayedAnomaly) -> str:
+    """One anomaly as an object in one line."""
+    return json.dumps(_finite(found.as_dict()), allow_nan=False)
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

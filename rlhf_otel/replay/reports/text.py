@@ -27,6 +27,11 @@ def text(report: Report) -> str:
     return "\n".join(parts) + "\n"
 
 
+def block(found: ReplayedAnomaly) -> str:
+    """One anomaly, while it is not known yet how long it lasts."""
+    return "\n".join(_text_of(_Repeated(found, [])))
+
+
 @dataclass(frozen=True, slots=True)
 class _Repeated:
     """A rule's anomalies: the first in full, the others by their steps."""

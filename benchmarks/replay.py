@@ -1,0 +1,124 @@
+"""How fast runs are replayed: steps a second on one core, with 30 signals and all rules.
+
+    python benchmarks/replay.py [--steps 20000]
+
+``judging`` is the baselines and the detector on step records in memory; the formats add reading the file.
+Processor time, so that a busy machine hardly shows; the best of some rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from machine import headline
+
+from rlhf_otel.catalogue.rules import RULES
+from rlhf_otel.exporters.journal import JournalWriter, step_record
+from rlhf_otel.records import StepRecord
+from rlhf_otel.replay import Replay, open_log
+
+TARGET: Final = 20_000
+ROUNDS: Final = 3
+
+LEVELS: Final[dict[str, float]] = {
+    "loss": 0.01,
+    "grad_norm": 0.5,
+    "learning_rate": 1e-6,
+    "kl": 0.05,
+    "entropy": 1.5,
+    "clip_ratio/region_mean": 0.02,
+    "clip_ratio/low_mean": 0.01,
+    "clip_ratio/high_mean": 0.01,
+    "clip_ratio/low_min": 0.001,
+    "clip_ratio/high_max": 0.05,
+    "sampling/sampling_logp_difference/mean": 0.01,
+    "sampling/sampling_logp_difference/max": 0.3,
+    "sampling/importance_sampling_ratio/mean": 1.0,
+    "reward": 0.6,
+    "reward_std": 0.2,
+    "frac_reward_zero_std": 0.05,
+    "rewards/correct/mean": 0.4,
+    "rewards/correct/std": 0.3,
+    "rewards/format/mean": 0.3,
+    "rewards/format/std": 0.1,
+    "completions/mean_length": 200.0,
+    "completions/min_length": 40.0,
+    "completions/max_length": 500.0,
+    "completions/clipped_ratio": 0.05,
+    "completions/mean_terminated_length": 180.0,
+    "completions/min_terminated_length": 40.0,
+    "completions/max_terminated_length": 480.0,
+    "tools/call_frequency": 1.0,
+    "tools/failure_frequency": 0.02,
+    "step_time": 10.0,
+}
+"""Log key to the level of a healthy run."""
+
+
+def log_dicts(steps: int) -> list[dict[str, Any]]:
+    """A healthy run's log."""
+    rng = random.Random(0)
+    return [
+        {key: level * rng.gauss(1, 0.1) for key, level in LEVELS.items()}
+        | {"num_tokens": 3000.0 * step, "step": step, "timestamp": 1.7e9 + 10 * step + rng.random()}
+        for step in range(1, steps + 1)
+    ]
+
+
+def rate(steps: int, work: Callable[[], object]) -> float:
+    """Steps a second, of the best round."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        begin = time.process_time()
+        work()
+        best = min(best, time.process_time() - begin)
+    return steps / best
+
+
+def judge(records: Iterator[StepRecord] | Sequence[StepRecord]) -> Replay:
+    """Replay records."""
+    replay = Replay()
+    for record in records:
+        replay.observe(record)
+    return replay
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 when judging is slower than the target."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20_000)
+    steps = parser.parse_args(arguments).steps
+    rows = log_dicts(steps)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": rows}), encoding="utf-8")
+        (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        records = list(open_log(folder / "log.jsonl").records)
+        writer = JournalWriter(folder / "journal")
+        writer.write({"type": "run", "version": 1, "run_id": "benchmark"})
+        for record in records:
+            writer.write(step_record(record))
+        writer.close()
+        judging = rate(steps, lambda: judge(records))
+        signals = len(records[0].values)
+        print(
+            f"{headline()}\n{steps} steps, {signals} signals, {len(RULES)} rules, steps a second on one core:"
+        )
+        print(f"  judging             {judging:8.0f}   target {TARGET}")
+        for name in ("journal", "trainer_state.json", "log.jsonl"):
+            print(f"  {name:<18}  {rate(steps, lambda: judge(open_log(folder / name).records)):8.0f}")  # noqa: B023
+    return judging < TARGET
+
+
+if __name__ == "__main__":
+    sys.exit(main())
