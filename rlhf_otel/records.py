@@ -205,3 +205,5 @@ class RunView(NamedTuple):
     end: RunEnd | None = None
     actions: Mapping[tuple[str, str], int] = {}
     """Kind and outcome to the number of such actions."""
+    updates_dropped: int | None = None
+    """By the guard; None without one."""

@@ -9,6 +9,7 @@ import click
 
 from rlhf_otel.cli.demo import demo
 from rlhf_otel.cli.replay import replay
+from rlhf_otel.cli.reproduce import reproduce
 from rlhf_otel.cli.trace import trace
 from rlhf_otel.errors import RlhfOtelError
 
@@ -49,6 +50,7 @@ def generate(check: bool, root: Path, runbook_base: str | None) -> None:
 commands.add_command(demo)
 commands.add_command(replay)
 commands.add_command(trace)
+commands.add_command(reproduce)
 
 
 def main() -> None:
