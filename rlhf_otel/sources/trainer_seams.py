@@ -45,6 +45,9 @@ class TrainerSeams:
             self._wrap(self._trainer, method, functools.partial(self._timed, phase))
         for method, name in SCALAR_OF_METHOD.items():
             self._wrap(self._trainer, method, functools.partial(self._read, name))
+        if not hasattr(self._trainer, "_get_grad_norm"):  # transformers 4
+            accelerator = getattr(self._trainer, "accelerator", None)
+            self._wrap(accelerator, "clip_grad_norm_", functools.partial(self._read, "grad_norm"))
         self._wrap(self._trainer, "_get_per_token_logps_and_entropies", self._log_probabilities)
         self._wrap(
             getattr(self._trainer, "accelerator", None),
