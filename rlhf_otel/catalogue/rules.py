@@ -23,6 +23,7 @@ from rlhf_otel.catalogue.rule import (
 from rlhf_otel.catalogue.rules_completions import COMPLETION_RULES
 from rlhf_otel.catalogue.rules_pipelines import PIPELINE_RULES
 from rlhf_otel.catalogue.rules_resources import RESOURCE_RULES
+from rlhf_otel.catalogue.rules_trainers import TRAINER_RULES
 from rlhf_otel.catalogue.signals import SIGNALS
 
 __all__ = [
@@ -816,6 +817,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *COMPLETION_RULES,
     *PIPELINE_RULES,
     *RESOURCE_RULES,
+    *TRAINER_RULES,
 )  # fmt: skip
 
 RULE_BY_NAME: Final[dict[str, Rule]] = {rule.name: rule for rule in RULES}

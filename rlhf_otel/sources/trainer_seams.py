@@ -104,8 +104,10 @@ class TrainerSeams:
         functions = getattr(self._trainer, "reward_funcs", None)
         if not isinstance(functions, list) or not functions:
             return
-        names = getattr(self._trainer, "reward_func_names", None) or [_name_of(f) for f in functions]
-        if len(names) != len(functions):
+        names = getattr(self._trainer, "reward_func_names", None)
+        if not hasattr(self._trainer, "reward_func_names"):
+            names = [_name_of(function) for function in functions]
+        if not names or len(names) != len(functions):
             return
         before = list(functions)
         functions[:] = [self._observed(f, name) for f, name in zip(before, names, strict=True)]
