@@ -7,6 +7,9 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
+# Other versions of TRL, for the slow tests: tests/environments/NAME.txt says why.
+OTHER_VENVS := .venv-ppo .venv-trl029
+
 VENV := .venv
 BIN := $(VENV)/bin
 # `python -m pip` and not `pip`: the first line of a script can't hold a path with spaces.
@@ -18,7 +21,7 @@ INSTALL_PROJECT := $(INSTALL) --no-build-isolation -e
 # CI runs the slow matrix as well.
 PYTEST_SELECT := $(if $(filter true 1,$(CI)),,-m "not slow")
 
-.PHONY: help venv servers demo test lint types generate check bench clean
+.PHONY: help venv $(OTHER_VENVS) servers demo test lint types generate check bench clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -31,7 +34,7 @@ servers: ## Install Prometheus and Alertmanager where apt-get can (else say how)
 demo: $(VENV)/.trl servers ## Train, break, and watch it being caught; ARGS="--fault nan-reward --keep"
 	@$(BIN)/rlhf-otel demo $(ARGS)
 
-test: $(VENV)/.dev servers lint types check ## Lint, types, generated files and tests (CI=true adds the slow ones)
+test: $(VENV)/.dev $(if $(filter true 1,$(CI)),$(OTHER_VENVS)) servers lint types check ## Lint, types, generated files and tests (CI=true adds the slow ones)
 	@echo "test: pytest"
 	@$(BIN)/python -m pytest -q $(PYTEST_SELECT) $(ARGS)
 
@@ -55,7 +58,7 @@ bench: $(VENV)/.bench ## Measure the cost of the callback beside its peers
 	@$(BIN)/python benchmarks/overhead.py $(ARGS)
 
 clean: ## Remove .venv, caches and build results
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OTHER_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is a file in .venv that is newer than what the installation was made from.
@@ -78,4 +81,15 @@ $(VENV)/.dev: $(VENV)/.trl
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "venv: the peers of the benchmark"
 	@$(INSTALL_PROJECT) '.[trl,dev,bench]'
+	@touch $@
+
+$(OTHER_VENVS): .venv-%: .venv-%/.ready
+
+.venv-%/.ready: tests/environments/%.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)" >&2; exit 1; }
+	@echo "venv: $$(head -n 1 $<)"
+	@test -x .venv-$*/bin/python || "$(PYTHON)" -m venv .venv-$*
+	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< torch
+	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< hatchling editables peft
+	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< --no-build-isolation -e '.[trl]'
 	@touch $@

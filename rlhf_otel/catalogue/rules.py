@@ -24,6 +24,7 @@ from rlhf_otel.catalogue.rule import (
 from rlhf_otel.catalogue.rules_completions import COMPLETION_RULES
 from rlhf_otel.catalogue.rules_pipelines import PIPELINE_RULES
 from rlhf_otel.catalogue.rules_resources import RESOURCE_RULES
+from rlhf_otel.catalogue.rules_trainers import TRAINER_RULES
 from rlhf_otel.catalogue.signals import SIGNALS
 
 __all__ = [
@@ -819,6 +820,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *COMPLETION_RULES,
     *PIPELINE_RULES,
     *RESOURCE_RULES,
+    *TRAINER_RULES,
 )  # fmt: skip
 
 RULE_BY_NAME: Final[dict[str, Rule]] = {rule.name: rule for rule in RULES}

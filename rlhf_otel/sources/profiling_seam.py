@@ -20,6 +20,9 @@ PHASE_OF_CONTEXT: Final[dict[str, str]] = {
     "_prepare_inputs": "rollout",
     "_calculate_rewards": "reward",
     "compute_loss": "loss",
+    "_fill_buffer": "rollout",
+    "_generate_student_completions": "generate",
+    "_generate_on_policy_for_slices": "generate",
 }
 """The part of a context's name after the trainer's class, to the phase."""
 

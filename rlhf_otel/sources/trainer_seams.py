@@ -7,13 +7,17 @@ results and exceptions through untouched.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
 from typing import Any, Final
 
 from rlhf_otel import faults
+from rlhf_otel.sources import plain_seams
 from rlhf_otel.sources.phases import PhaseRecorder
+from rlhf_otel.sources.ppo_seams import PPOSeams
 from rlhf_otel.sources.reward_functions import RewardFunctionCounts
+from rlhf_otel.sources.run_identity import algorithm_of
 from rlhf_otel.sources.scalars import ScalarReader
+from rlhf_otel.sources.wrapping import Function, Wrappers, timed
 
 PHASE_OF_METHOD: Final[dict[str, str]] = {
     "get_batch_samples": "data",
@@ -31,7 +35,8 @@ class TrainerSeams:
         self._trainer = trainer
         self._recorder = recorder
         self._scalars = scalars
-        self._undo: list[Callable[[], None]] = []
+        self._algorithm = algorithm_of(trainer)
+        self._wrappers = Wrappers()
         self.reward_functions = RewardFunctionCounts()
 
     @property
@@ -41,59 +46,30 @@ class TrainerSeams:
 
     def attach(self) -> None:
         """Set the wrappers. Methods that this trainer lacks are left out."""
+        wrap, trainer = self._wrappers.wrap, self._trainer
+        accelerator = getattr(trainer, "accelerator", None)
         for method, phase in PHASE_OF_METHOD.items():
-            self._wrap(self._trainer, method, functools.partial(self._timed, phase))
+            wrap(trainer, method, functools.partial(self._timed, phase))
         for method, name in SCALAR_OF_METHOD.items():
-            self._wrap(self._trainer, method, functools.partial(self._read, name))
-        self._wrap(self._trainer, "_get_per_token_logps_and_entropies", self._log_probabilities)
-        self._wrap(
-            getattr(self._trainer, "accelerator", None),
-            "backward",
-            functools.partial(self._timed, "backward"),
-        )
+            wrap(trainer, method, functools.partial(self._read, name))
+        if not hasattr(trainer, "_get_grad_norm"):  # transformers 4
+            wrap(accelerator, "clip_grad_norm_", functools.partial(self._read, "grad_norm"))
+        wrap(trainer, "_get_per_token_logps_and_entropies", self._log_probabilities)
+        wrap(accelerator, "backward", functools.partial(self._timed, "backward"))
         self._wrap_reward_functions()
+        if self._algorithm == "ppo":
+            PPOSeams(trainer, self._recorder).attach(self._wrappers)
+        elif trainer is not None:
+            plain_seams.attach(trainer, self._algorithm, self._recorder, self._wrappers)
 
     def detach(self) -> None:
         """Put everything back as it was. Harmless when called again."""
-        while self._undo:
-            self._undo.pop()()
+        self._wrappers.restore()
 
-    def _wrap(
-        self, owner: Any, method: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
-    ) -> None:
-        original = getattr(owner, method, None)
-        if original is None:
-            return
-        before = vars(owner).get(method)
-        wrapper = functools.wraps(original)(make(original))
-        setattr(owner, method, wrapper)
+    def _timed(self, phase: str, original: Function) -> Function:
+        return timed(self._recorder, phase, original)
 
-        def undo() -> None:
-            if vars(owner).get(method) is not wrapper:
-                return  # somebody wrapped it after us: theirs stays
-            if before is None:
-                delattr(owner, method)
-            else:
-                setattr(owner, method, before)
-
-        self._undo.append(undo)
-
-    def _timed(self, phase: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        recorder = self._recorder
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            opened = recorder.begin(phase)
-            failed = True
-            try:
-                result = original(*args, **kwargs)
-                failed = False
-                return result
-            finally:
-                recorder.end(opened, failed)
-
-        return timed
-
-    def _read(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _read(self, name: str, original: Function) -> Function:
         def read(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             try:
@@ -105,7 +81,7 @@ class TrainerSeams:
 
         return read
 
-    def _log_probabilities(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _log_probabilities(self, original: Function) -> Function:
         timed = {
             phase: self._timed(phase, original)
             for phase in ("forward", "reference_logprobs", "policy_logprobs")
@@ -126,11 +102,15 @@ class TrainerSeams:
 
     def _wrap_reward_functions(self) -> None:
         functions = getattr(self._trainer, "reward_funcs", None)
+        if not isinstance(functions, list) or not functions:
+            return
         names = getattr(self._trainer, "reward_func_names", None)
-        if not isinstance(functions, list) or not names or len(names) != len(functions):
+        if not hasattr(self._trainer, "reward_func_names"):
+            names = [_name_of(function) for function in functions]
+        if not names or len(names) != len(functions):
             return
         before = list(functions)
-        functions[:] = [self.reward_functions.wrap(f, name) for f, name in zip(before, names, strict=True)]
+        functions[:] = [self._observed(f, name) for f, name in zip(before, names, strict=True)]
         wrapped = list(zip(functions, before, strict=True))
 
         def undo() -> None:  # the list may have changed since: what others put there stays
@@ -139,7 +119,23 @@ class TrainerSeams:
                     (original for wrapper, original in wrapped if wrapper is function), function
                 )
 
-        self._undo.append(undo)
+        self._wrappers.add(undo)
+
+    def _observed(self, function: Any, name: str) -> Any:
+        wrapped = self.reward_functions.wrap(function, name)
+        if wrapped is function or not plain_seams.times_reward_functions(self._algorithm):
+            return wrapped
+        if inspect.iscoroutinefunction(wrapped):
+            return wrapped
+        return functools.wraps(wrapped)(timed(self._recorder, "reward_function", wrapped, name))
+
+
+def _name_of(function: Any) -> str:
+    """As TRL names reward functions that it logs."""
+    name = getattr(function, "__name__", None) or getattr(
+        getattr(function, "config", None), "_name_or_path", ""
+    )
+    return str(name or type(function).__name__).rpartition("/")[2]
 
 
 def _adapter_is_off(model: Any) -> bool:

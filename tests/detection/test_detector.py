@@ -159,7 +159,12 @@ Levels = dict[str, tuple[float, Callable[[int], float]]]
 """Signal to its healthy level, and to its level so many steps into the fault."""
 
 PLATEAU: Levels = {"reward": (1.0, lambda step: min(2.0, 1.0 + step / 500))}
-LEVELS: dict[str, Levels] = {"RewardPlateau": PLATEAU}
+DISPLACEMENT: Levels = {
+    "chosen_logprob": (-100.0, lambda step: -200.0),
+    "rejected_logprob": (-110.0, lambda step: -230.0),
+    "chosen_reward": (0.1, lambda step: -1.0),
+}
+LEVELS: dict[str, Levels] = {"RewardPlateau": PLATEAU, "LikelihoodDisplacement": DISPLACEMENT}
 """Rules whose fault is not a sustained change of level."""
 HEALTHY_STEPS = 60
 WITHIN = 1000
@@ -194,7 +199,7 @@ def healthy_level(compared: list[Comparison]) -> float:
 def fault_level(condition: Comparison, healthy: float) -> float:
     threshold, above = condition.threshold, condition.op == ">"
     if condition.statistic in (Statistic.VALUE, Statistic.AVERAGE):
-        return (threshold * 1.3 or 1.0) if above else threshold / 2
+        return (threshold * 1.3 or 1.0) if above else threshold - abs(threshold) / 2
     if condition.statistic in (Statistic.ZSCORE, Statistic.SHIFT, Statistic.CUSUM):
         signal = SIGNAL_BY_NAME[condition.signal]
         scale = max(0.05 * abs(healthy), signal.resolution, signal.relative_resolution * abs(healthy))
