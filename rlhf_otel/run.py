@@ -212,8 +212,8 @@ class Run:
             self.system.latest,
             self.pipeline.telemetry(*serving.scrapes()),
             self.pipeline.end_of_run,
-            self.actions.counts if self.actions is not None else {},
-            self.guard.dropped if self.guard is not None else None,
+            actions=self.actions.counts if self.actions is not None else {},
+            updates_dropped=self.guard.dropped if self.guard is not None else None,
         )
 
     def _phase_totals(self) -> PhaseTotals:
