@@ -17,6 +17,7 @@ from rlhf_otel.sources.gpu import THROTTLE_REASONS, GpuSample
 from rlhf_otel.sources.groups import Generation
 from rlhf_otel.sources.host import HostSample
 from rlhf_otel.sources.phases import PhaseRecorder
+from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.scalars import Reading
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSample
@@ -34,6 +35,9 @@ SYSTEM = SystemSample(
     HostSample(10, 1.0, 8, 30, 50, 100, 0.5),
 )
 """One GPU with all that NVML tells, torch's allocator on it, and the host."""
+
+REWARDS = [0.1, 0.2, 0.3, 0.4]
+COMPLETIONS = ["one two three four five", "a b c d e f", "", "x x x x x x x"]
 
 SYSTEM_SIGNALS = {
     "gpu_memory_used": 0.75,
@@ -81,7 +85,7 @@ def grpo_step(step: int, functions: list[str], generates: bool, recorder: PhaseR
         held=(list(logged), [[number] for number in logged.values()], [1] * len(logged)),
         readings=[Reading("loss", value, 0), Reading("grad_norm", value, 0)],
         learning_rate=1e-5,
-        generation=Generation([[0.1, 0.2, 0.3, 0.4]] * len(functions), [1.0] * len(functions), 2)
+        generation=Generation([REWARDS] * len(functions), None, 2, functions, COMPLETIONS)
         if generates
         else None,
         phases=recorder.end_step(),
@@ -91,7 +95,7 @@ def grpo_step(step: int, functions: list[str], generates: bool, recorder: PhaseR
 def observed_grpo(pipeline: Pipeline, functions: list[str], steps: int = 60) -> None:
     """Let ``pipeline`` observe a GRPO run that generates at every second step, evaluates and saves."""
     recorder = PhaseRecorder()
-    assembler = Assembler(recorder, StepMetrics(None), 0.0, "grpo")
+    assembler = Assembler(recorder, StepMetrics(None), 0.0, "grpo", samples=Samples())
     for step in range(1, steps + 1):
         record, tokens = assembler.assemble(grpo_step(step, functions, step % 2 == 1, recorder))
         record.values.update(SYSTEM_SIGNALS)
@@ -103,7 +107,7 @@ def observed_grpo(pipeline: Pipeline, functions: list[str], steps: int = 60) -> 
 
 
 def grpo_view(rank: int = 0, functions: int = 10) -> RunView:
-    """A GRPO run with everything that one can have present."""
+    """A GRPO run with everything that one can have present, three fired rules included."""
     names = [f"reward_{number}" for number in range(functions)]
     identity = RunIdentity(
         "run-1", rank=rank, world_size=8, algorithm="grpo", model="m", team="t", cluster="c"

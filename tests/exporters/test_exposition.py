@@ -38,6 +38,7 @@ from rlhf_otel.exporters.exposition import RunsCollector
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import RunIdentity, RunView, Snapshot, StepRecord
 from rlhf_otel.settings import Settings
+from rlhf_otel.sources.trl_keys import measurable
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
 VIEW = complete_view()
@@ -60,6 +61,12 @@ def as_openmetrics(*views: RunView) -> str:
 
 def series(view: RunView) -> int:
     return sum(not line.startswith("#") for line in as_text(view).splitlines())
+
+
+def largest(view: RunView) -> str:
+    """For the message of a budget that is exceeded: which families have most series."""
+    collected = {family.name: len(family.samples) for family in RunsCollector(lambda: [view]).collect()}
+    return f"{series(view)} series, most of them in {Counter(collected).most_common(20)}"
 
 
 def families(view: RunView) -> dict[str, Family]:
@@ -105,11 +112,19 @@ def test_a_family_has_the_type_help_and_labels_of_the_catalogue() -> None:
 
 
 def test_rank_0_of_a_grpo_run_stays_within_its_budget() -> None:
-    assert series(grpo_view(functions=10)) <= 400
+    view = grpo_view(functions=10)
+    assert sum(verdict.active for verdict in view.snapshot.verdicts) == 3
+    assert series(view) <= 400, largest(view)
+
+
+def test_the_run_of_the_budget_has_all_that_grpo_can_measure() -> None:
+    of_ppo = {"eos_per_completion", "kl_policy_loss_ratio", "value_policy_loss_ratio"}
+    assert measurable("grpo") - grpo_view().snapshot.values.keys() <= of_ppo, "give tests/views.py the others"
 
 
 def test_another_rank_stays_within_its_budget() -> None:
-    assert series(grpo_view(rank=1, functions=10)) <= 120
+    view = grpo_view(rank=1, functions=10)
+    assert series(view) <= 120, largest(view)
 
 
 def test_another_rank_shows_only_what_differs_between_ranks() -> None:
