@@ -67,6 +67,16 @@ def test_statistics_are_what_their_names_say() -> None:
     assert found.reference_ratio == pytest.approx(fast / reference)
 
 
+@given(st.lists(st.floats(-100, 100), min_size=WARM_UP, max_size=60), NUMBERS)
+def test_distances_are_measured_in_the_scale(values: list[float], value: float) -> None:
+    baseline, _ = fed(values, Baseline(0.5, 0.2))
+    mean, scale = baseline.mean, baseline.scale
+    assert scale >= max(0.5, 0.2 * abs(mean))
+    found = baseline.observe(value)
+    assert found.zscore == pytest.approx((value - mean) / scale)
+    assert found.shift == pytest.approx((found.average - mean) / scale)
+
+
 def test_the_scale_of_independent_normal_values_is_their_deviation() -> None:
     baseline, _ = fed(noise(3000, 0.0, 2.0))
     assert baseline.scale == pytest.approx(2.0, rel=0.3)
@@ -232,7 +242,6 @@ def test_memory_does_not_grow() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(StepKind), NUMBERS), max_size=60), st.integers(0, 60))
-@settings(deadline=None)
 def test_a_restored_baseline_goes_on_as_if_nothing_had_happened(
     steps: list[tuple[StepKind, float]], cut: int
 ) -> None:

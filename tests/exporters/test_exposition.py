@@ -232,7 +232,7 @@ def test_any_text_as_a_label_leaves_the_scrape_whole(text: str) -> None:
 
 
 @given(st.text(st.characters(), max_size=30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_label_is_read_back_as_it_was(text: str) -> None:
     view = RunView(RunIdentity("r"), Snapshot(unmapped={text: 1.0}))
     expected = text.encode("utf-8", "backslashreplace").decode()
@@ -242,7 +242,7 @@ def test_a_label_is_read_back_as_it_was(text: str) -> None:
 
 
 @given(st.floats())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_value_is_read_back_as_it_was(value: float) -> None:
     view = RunView(RunIdentity("r"), Snapshot(values={"loss": value}))
     for found in (parse_text(as_text(view)), parse_openmetrics(as_openmetrics(view))):
