@@ -91,7 +91,7 @@ def means(appended: Iterable[Appended], reduces_by_name: bool = False) -> dict[s
     for key, values, start, stop in appended:
         try:
             reduced = _reduced(key, values[start:stop], reduces_by_name)
-        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:  # None among them, say
+        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:  # None, say
             faults.record("sources", error, f"averaging what the trainer measured as {key!r}")
             continue
         if reduced is not None:
