@@ -96,8 +96,9 @@ def test_ratios_to_what_is_not_positive_are_unknown(level: float) -> None:
     assert found.reference_ratio is None
 
 
-def test_the_resolution_stands_in_for_a_smaller_baseline() -> None:
-    baseline, _ = fed([1e-9] * 50, Baseline(0.02, 0.1))
+@pytest.mark.parametrize("level", [0.0, 1e-9])
+def test_the_resolution_stands_in_for_a_smaller_baseline(level: float) -> None:
+    baseline, _ = fed([level] * 50, Baseline(0.02, 0.1))
     found = baseline.observe(0.01)
     assert found.zscore == pytest.approx(0.5, rel=1e-3), "rounding is no anomaly"
     assert found.ratio is not None
