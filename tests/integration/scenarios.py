@@ -186,6 +186,12 @@ def terminate_and_fail_later(folder: Path) -> None:
     train(folder, Strike(_terminate), Strike(_fail, STRIKES + 2))
 
 
+def terminate_and_checkpoint(folder: Path) -> None:
+    """SIGTERM under transformers' own handler, which saves a checkpoint 3 s later and stops."""
+    os.environ["SECONDS"] = "0.2"
+    train(folder, Strike(_terminate), enable_jit_checkpoint=True, max_steps=1000)
+
+
 def from_a_thread(folder: Path) -> None:
     """Training in a thread, which may set no handler, and the main thread leaves before its end."""
     stuck = threading.Event()

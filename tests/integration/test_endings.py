@@ -111,6 +111,16 @@ def test_sigterm_that_is_ignored_is_taken_back(nursery: Nursery, tmp_path: Path)
     assert (end["outcome"], end["step"]) == ("finished", STEPS)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_at_sigterm_as_transformers_has_it(nursery: Nursery, tmp_path: Path) -> None:
+    training = nursery.start("terminate_and_checkpoint", tmp_path)
+    assert training.wait() == 0, training.output
+    (end,) = journal(tmp_path / "journal", "end")
+    assert (end["outcome"], end["reason"]) == ("interrupted", "SIGTERM")
+    assert STRIKES <= end["step"] < 1000
+    assert (tmp_path / "out" / f"checkpoint-{end['step']}").is_dir()
+
+
 def test_training_in_a_thread_that_the_end_of_the_process_cuts_off(nursery: Nursery, tmp_path: Path) -> None:
     training = nursery.start("from_a_thread", tmp_path)
     assert training.wait() == 0, training.output
