@@ -85,6 +85,7 @@ def grpo_step(step: int, functions: list[str], generates: bool, recorder: PhaseR
         held=(list(logged), [[number] for number in logged.values()], [1] * len(logged)),
         readings=[Reading("loss", value, 0), Reading("grad_norm", value, 0)],
         learning_rate=1e-5,
+        skipped_steps=1,
         generation=Generation([REWARDS] * len(functions), None, 2, functions, COMPLETIONS)
         if generates
         else None,
@@ -148,7 +149,7 @@ def complete_view() -> RunView:
         verdicts=tuple(_fired()),
         streaks={rule.name: rule.steps for rule in RULES},
         anomaly_traces={rule.name: "0af7651916cd43dd8448eb211c80319c" for rule in RULES},
-        durations={kind: HistogramState((1,) * 17, 3.0) for kind in ("generate", "reuse")},
+        durations={kind: HistogramState((1,) * 11, 3.0) for kind in ("generate", "reuse")},
         last_checkpoint=(2, 1.7e9),
         dropped={"key": 1},
     )

@@ -37,8 +37,8 @@ class Metric:
     them stays below 120 series."""
 
 
-STEP_DURATION_BUCKETS: Final[tuple[float, ...]] = tuple(0.05 * 2**k for k in range(16))
-"""0.05 s to 27 min, doubling: covers a toy step and a step of a 70B run in 16 series a kind."""
+STEP_DURATION_BUCKETS: Final[tuple[float, ...]] = tuple(0.05 * 3**k for k in range(10))
+"""0.05 s to 16 min, in threes: a toy step and a step of a 70B run in 13 series a kind, of which a run may have 400."""
 
 MAX_REWARD_FUNCTIONS: Final = 32
 """Reward functions with series of their own; further ones are counted as dropped."""
@@ -88,7 +88,6 @@ TIME: Final = (
         "seconds",
         "time",
     ),
-    Metric("rlhf_phase_count_total", _C, "Times that each phase ended.", ("phase", "scope", "rank"), group="time", rank_0_alone=True),
     Metric("rlhf_reward_function_seconds_total", _C, "Wall time of each reward function; asynchronous ones overlap.", ("reward_function", "rank"), "seconds", "time"),
 )
 

@@ -276,7 +276,6 @@ def _by_phase(name: str, read: Callable[[RunView], Mapping[str, float]]) -> None
 
 
 _by_phase("rlhf_phase_seconds_total", lambda v: v.phase_seconds)
-_by_phase("rlhf_phase_count_total", lambda v: v.phase_counts)
 
 # --- verdicts
 
