@@ -20,7 +20,7 @@ from rlhf_otel import faults, resumption
 from rlhf_otel import settings as settings_module
 from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.errors import GuardError, TrainingStopped
-from rlhf_otel.exporters.otlp_environment import otlp_destination
+from rlhf_otel.exporters.otlp_environment import otlp_destination, otlp_metrics_destination
 from rlhf_otel.guard import suitability
 from rlhf_otel.instrumentation import register_report_to
 from rlhf_otel.resumption import resumed_checkpoint
@@ -57,7 +57,7 @@ class TelemetryCallback(TrainerCallback):
 
     Raises:
         ConfigurationError: a setting is unknown, of the wrong type, or impossible; or a standard variable for
-            the traces is.
+            OTLP is.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class TelemetryCallback(TrainerCallback):
             **more,
         )
         otlp_destination()  # refuses here what would be wrong with it later
+        if self.settings.push_interval_s != "off":
+            otlp_metrics_destination()
         self.handler: Callable[[], Any] | None = None
         """Where ``instrumentation`` added this callback: a weak reference to the trainer's handler."""
         self._trainer: Any = None

@@ -62,6 +62,7 @@ class Run:
         self.pipeline = Pipeline(identity, settings, _files_directory(settings, trainer))
         self.actions = self._actions()
         self.guard = self._guard()
+        self._push: Any = None
         self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
@@ -163,6 +164,8 @@ class Run:
     def interrupt(self) -> None:
         """SIGTERM has arrived: say so at once, and take it back if training goes on all the same."""
         self.pipeline.announce(Outcome.INTERRUPTED, "SIGTERM", self._last_step)
+        if self._push is not None:
+            self._push.push(FLUSH_S)
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
         """Training has ended. Harmless when called again."""
@@ -188,6 +191,8 @@ class Run:
         self.pipeline.end(outcome, reason, self._last_step, FLUSH_S)
         serving.ended(self, self.settings.linger_s)
         self.pipeline.close(FLUSH_S)
+        if self._push is not None:
+            self._push.push(FLUSH_S, last=True)
 
     def abandoned(self) -> None:
         """The process ends while this run is still going on, as after ``sys.exit`` in a callback."""
@@ -276,9 +281,20 @@ class Run:
 
     def _expose(self) -> None:
         port = self.settings.metrics_port
+        self._begin_push()
         if port != "off":
             local_rank = self.pipeline.identity.local_rank
             serving.expose(self, self.settings.metrics_host, port + local_rank if port else 0)
+
+    def _begin_push(self) -> None:
+        interval = self.settings.push_interval_s
+        if interval == "off" or self.ended:
+            return
+        with faults.isolated("endpoint", "setting up the push of metrics"):
+            from rlhf_otel.exporters.otlp_metrics import MetricsPush
+
+            self._push = MetricsPush.from_environment(self._run_identity, lambda: [self.view()], interval)
+            self._push.start()
 
     # --- on the background thread
 

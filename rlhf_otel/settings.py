@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import (
@@ -64,6 +64,11 @@ class Settings(BaseModel):
     )
     file_sd: Path | None = Field(
         None, description="Directory for Prometheus' file_sd: each rank keeps its target in a file there."
+    )
+    push_interval_s: Annotated[float, Field(ge=1, le=300)] | Literal["off"] = Field(
+        "off",
+        description="Seconds between pushes of the metrics by OTLP, to the endpoint of OTEL_EXPORTER_OTLP_*; "
+        "'off' pushes nothing. Experimental.",
     )
     journal: Path | Literal["off"] | None = Field(
         None, description="Directory of the journal; by default 'rlhf_otel' in the trainer's output_dir."
@@ -140,7 +145,7 @@ class Settings(BaseModel):
         except yaml.YAMLError as error:
             raise PydanticCustomError("yaml", "Input is not YAML: {error}", {"error": str(error)}) from None
 
-    @field_validator("metrics_port", "journal", "samples", "guard", mode="before")
+    @field_validator("metrics_port", "push_interval_s", "journal", "samples", "guard", mode="before")
     @classmethod
     def _yaml_off(cls, value: Any) -> Any:
         """YAML reads a bare ``off`` as false. (Runs first: validators before go from last to first.)"""

@@ -56,6 +56,8 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("metrics_host", "0.0.0.0"),
         ("metrics_port", 9500),
         ("metrics_port", "off"),
+        ("push_interval_s", 15.0),
+        ("push_interval_s", "off"),
         ("journal", "off"),
         ("samples", "off"),
         ("trace_one_in", 7),

@@ -1,4 +1,4 @@
-"""What OpenTelemetry's standard variables say about traces, read without the SDK, which is not even imported."""
+"""What OpenTelemetry's standard variables say about traces and metrics, read without the SDK, which is not even imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_PENDING_SPANS: Final = 2048
 
 
 class Destination(NamedTuple):
-    """Where traces are to be sent."""
+    """Where traces, or metrics, are to be sent."""
 
     key: str
     """The variable that names the endpoint."""
@@ -50,6 +50,24 @@ def otlp_destination() -> Destination:
     _require_seconds("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
     _require_url(key, endpoint, protocol)
     return Destination(key, endpoint, protocol, _max_pending())
+
+
+def otlp_metrics_destination() -> Destination:
+    """Where metrics are to be pushed. The variables alone ask for nothing: a setting does.
+
+    Raises:
+        ConfigurationError: no endpoint is named, or a variable has an impossible value.
+    """
+    key, endpoint = _setting("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not endpoint:
+        raise ConfigurationError(
+            "push_interval_s needs OTEL_EXPORTER_OTLP_METRICS_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT, where to push to"
+        )
+    protocol = _one_of(PROTOCOLS, "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    _one_of(COMPRESSIONS, "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
+    _require_seconds("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
+    _require_url(key, endpoint, protocol)
+    return Destination(key, endpoint, protocol)
 
 
 def _setting(*keys: str) -> tuple[str, str]:

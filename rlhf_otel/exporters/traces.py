@@ -329,11 +329,11 @@ class _Errands:
 
 def _span_exporter(protocol: str) -> SpanExporter:
     exporter = _sdk_exporter(protocol)
-    _spare_global_randomness()
+    spare_global_randomness()
     return exporter
 
 
-def _spare_global_randomness() -> None:
+def spare_global_randomness() -> None:
     """Give the SDK a generator of its own: draws from Python's global one, by a thread, would make a training
     that uses ``random`` come out differently each time."""
     for name in SDK_JITTER:

@@ -127,7 +127,7 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def watching(folder: Path, targets: Path) -> Iterator[Prometheus]:
+def watching(folder: Path, targets: Path, *more: str) -> Iterator[Prometheus]:
     """A real Prometheus with the generated rules, which scrapes each second whatever is in ``targets``."""
     targets.mkdir(parents=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +143,7 @@ def watching(folder: Path, targets: Path) -> Iterator[Prometheus]:
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
+        *more,
     ]
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen([path, *options], stdout=log, stderr=subprocess.STDOUT)
