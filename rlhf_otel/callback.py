@@ -19,8 +19,9 @@ from transformers.integrations import integration_utils
 from rlhf_otel import faults, resumption
 from rlhf_otel import settings as settings_module
 from rlhf_otel.catalogue.spans import Outcome
-from rlhf_otel.errors import TrainingStopped
+from rlhf_otel.errors import GuardError, TrainingStopped
 from rlhf_otel.exporters.otlp_environment import otlp_destination
+from rlhf_otel.guard import suitability
 from rlhf_otel.instrumentation import register_report_to
 from rlhf_otel.resumption import resumed_checkpoint
 from rlhf_otel.run import Run
@@ -39,7 +40,7 @@ def _safe(method: _Method) -> _Method:
     def safe(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
-        except TrainingStopped:
+        except (TrainingStopped, GuardError):
             raise
         except Exception as error:  # noqa: BLE001 - faults logs it
             faults.handle("callback", error, f"handling {method.__name__}")
@@ -112,6 +113,8 @@ class TelemetryCallback(TrainerCallback):
         if self._superseded():
             return
         settings = self.settings
+        if settings.guard != "off":
+            suitability.require(self._trainer)
         if self._run is not None and not self._run.ended:  # the same training, again with a smaller batch
             settings = settings.model_copy(update={"run_id": self._run.pipeline.identity.run_id})
             self._end(Outcome.INTERRUPTED, "training was started again")

@@ -6,10 +6,13 @@
     ├── JournalError            a journal cannot be read
     ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
     ├── TraceError              a path holds no steps that could be explained
+    ├── GuardError              the guard cannot protect this training (a ConfigurationError too)
+    ├── BundleError             a bundle of the guard cannot be read or replayed
     ├── DemoError               the demo cannot start what it needs
     └── TrainingStopped         an action stops a trainer that reads no flag; it ends in ``train()``
 
-Only misconfiguration reaches a training script, and only while the callback is being constructed.
+Only misconfiguration reaches a training script, while the callback is being constructed; and ``GuardError``,
+as training starts: whoever asked for the guard must not train without it unknowingly.
 Whatever fails later is a *telemetry fault*: logged once, counted, and kept away from training
 (see :mod:`rlhf_otel.faults`).
 """
@@ -43,6 +46,14 @@ class TraceError(RlhfOtelError):
 
 class TrainingStopped(RlhfOtelError):  # noqa: N818 - no error, but a way out
     """Leaves the loop of a trainer that ignores ``should_training_stop``; ``train()`` then returns."""
+
+
+class GuardError(ConfigurationError):
+    """The bad-update guard was asked for where it cannot work; the message says why. Raised as training starts."""
+
+
+class BundleError(RlhfOtelError):
+    """A bundle of the bad-update guard cannot be read, or its step not be replayed."""
 
 
 class DemoError(RlhfOtelError):

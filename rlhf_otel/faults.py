@@ -22,6 +22,7 @@ PLACES: Final = (
     "detection",
     "endpoint",
     "exposition",
+    "guard",
     "journal",
     "phases",
     "sources",

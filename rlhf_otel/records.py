@@ -211,3 +211,5 @@ class RunView(NamedTuple):
     """Kind and outcome to the number of such actions."""
     outlived: bool = False
     """It has ended, and another run has begun since: only what concerns the run as such is exposed."""
+    updates_dropped: int | None = None
+    """By the guard; None without one."""

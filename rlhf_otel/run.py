@@ -20,8 +20,9 @@ from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.assembly import Assembler, RawStep
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.catalogue.spans import Outcome
+from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import Anomaly, RunIdentity, RunView
+from rlhf_otel.records import Anomaly, RunIdentity, RunView, StepRecord
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
@@ -60,6 +61,7 @@ class Run:
         identity = identify(settings, trainer, resumed)
         self.pipeline = Pipeline(identity, settings, _files_directory(settings, trainer))
         self.actions = self._actions()
+        self.guard = self._guard()
         self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
@@ -108,6 +110,8 @@ class Run:
         directory = Path(getattr(getattr(self._trainer, "args", None), "output_dir", None) or ".")
         self._checkpoints = CheckpointRoom(planned_interval(self._trainer, planned_steps), directory, step)
         self.seams.attach()
+        if self.guard is not None:
+            self.guard.attach()
         profiling_seam.install()
         profiling_seam.activate(self.recorder, self.seams.reward_function_names)
         self.system.start()
@@ -174,6 +178,8 @@ class Run:
             with faults.isolated("callback", "recording the step that failed"):
                 self.pipeline.submit(self._observe_failed, self._failed_step())
         profiling_seam.activate(None)
+        if self.guard is not None:
+            self.guard.detach()
         self.seams.detach()
         self.system.stop()
         if self.actions is not None:
@@ -207,6 +213,7 @@ class Run:
             self.pipeline.telemetry(*serving.scrapes()),
             self.pipeline.end_of_run,
             self.actions.counts if self.actions is not None else {},
+            self.guard.dropped if self.guard is not None else None,
         )
 
     def _phase_totals(self) -> PhaseTotals:
@@ -224,6 +231,12 @@ class Run:
             phase: max(spent, shown.get(phase, 0.0)) for phase, spent in seconds.items()
         }
         return totals._replace(seconds=self._phase_seconds_shown)
+
+    def _guard(self) -> RunGuard | None:
+        if self.settings.guard == "off":
+            return None
+        pipeline, directory = self.pipeline, _directory(self.settings, self._trainer)
+        return RunGuard(self.settings, self._trainer, lambda: pipeline.identity, directory, pipeline.submit)
 
     def _actions(self) -> RunActions | None:
         if not self.settings.actions:
@@ -306,11 +319,18 @@ class Run:
         record.values.update(_read("growth of memory", lambda: self.system.growth(record.step), {}))
         if self._checkpoints is not None:
             record.values.update(self._checkpoints.signals(record.step))
+        self._guarded(record)
         self._announce(self.pipeline.step(record, tokens, raw.telemetry_ns / 1e9, raw.skipped_steps))
+
+    def _guarded(self, record: StepRecord) -> None:
+        if self.guard is not None:
+            with faults.isolated("guard", "noting what the guard did"):
+                self.guard.observe(record)
 
     def _observe_failed(self, raw: RawStep) -> None:
         assert self._assembler is not None
         record, _ = self._assembler.assemble(raw)
+        self._guarded(record)
         self._announce(self.pipeline.failed_step(record))
 
     @staticmethod

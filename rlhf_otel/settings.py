@@ -102,6 +102,20 @@ class Settings(BaseModel):
         None, description="Key with which the webhooks of `actions` are signed (HMAC-SHA256)."
     )
 
+    guard: Literal["off", "drop"] = Field(
+        "off",
+        description="Whether an update from gradients that are not finite is dropped: [guard](guard.md).",
+    )
+    guard_content: Literal["numbers", "tokens", "text"] = Field(
+        "numbers",
+        description="What a bundle of the guard holds: numbers alone, token ids and weights too (a replay needs them), "
+        "or the texts as well.",
+    )
+    guard_bundles: int = Field(
+        3, ge=0, le=1000, description="Bundles that a rank writes in one run, at most."
+    )
+    guard_bundle_mib: float = Field(512.0, gt=0, description="Size of one bundle in MiB, at most.")
+
     @cached_property
     def rule_set(self) -> tuple[Rule, ...]:
         """The rules that the run is judged by. Raises ConfigurationError."""
@@ -126,7 +140,7 @@ class Settings(BaseModel):
         except yaml.YAMLError as error:
             raise PydanticCustomError("yaml", "Input is not YAML: {error}", {"error": str(error)}) from None
 
-    @field_validator("metrics_port", "journal", "samples", mode="before")
+    @field_validator("metrics_port", "journal", "samples", "guard", mode="before")
     @classmethod
     def _yaml_off(cls, value: Any) -> Any:
         """YAML reads a bare ``off`` as false. (Runs first: validators before go from last to first.)"""

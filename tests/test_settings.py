@@ -63,6 +63,11 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("stall_multiple", 2.0),
         ("linger_s", 0),
         ("system_interval_s", 1.5),
+        ("guard", "drop"),
+        ("guard", "off"),
+        ("guard_content", "tokens"),
+        ("guard_bundles", 0),
+        ("guard_bundle_mib", 0.5),
     ],
 )
 def test_every_source_can_set(give: Give, key: str, value: Any) -> None:

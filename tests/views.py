@@ -157,6 +157,7 @@ def complete_view() -> RunView:
         function_nonfinite=one,
         actions={("log", "done"): 1},
         end=RunEnd(Outcome.FINISHED, NOW_NS, 3),
+        updates_dropped=1,
     )
 
 

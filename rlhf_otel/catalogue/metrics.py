@@ -70,6 +70,7 @@ RUN: Final = (
     Metric("rlhf_tokens_total", _C, "Prompt and completion tokens of all ranks, in this attempt.", unit="tokens"),
     Metric("rlhf_steps_total", _C, "Steps finished in this attempt, by kind.", ("kind", "rank")),
     Metric("rlhf_optimizer_steps_skipped_total", _C, "Optimizer steps that mixed-precision scaling skipped.", ("rank",)),
+    Metric("rlhf_updates_dropped_total", _C, "Updates that the bad-update guard dropped, since a gradient was not finite. Absent without the guard.", ("rank",)),
     Metric("rlhf_evaluations_total", _C, "Evaluations finished in this attempt."),
     Metric("rlhf_checkpoints_total", _C, "Checkpoints saved in this attempt."),
     Metric("rlhf_last_checkpoint_timestamp_seconds", _G, "Unix time of the last saved checkpoint.", unit="seconds"),

@@ -9,6 +9,7 @@ import click
 
 from rlhf_otel.cli.demo import demo
 from rlhf_otel.cli.replay import replay
+from rlhf_otel.cli.reproduce import reproduce
 from rlhf_otel.cli.trace import trace
 from rlhf_otel.cli.watch import watch
 from rlhf_otel.errors import RlhfOtelError
@@ -71,6 +72,7 @@ commands.add_command(demo)
 commands.add_command(replay)
 commands.add_command(watch)
 commands.add_command(trace)
+commands.add_command(reproduce)
 
 
 def main() -> None:
