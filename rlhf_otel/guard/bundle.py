@@ -71,7 +71,7 @@ def _write_parts(directory: Path, evidence: Evidence) -> None:
         import torch
 
         torch.save(evidence.tensors, directory / TENSORS)
-    if evidence.weights is not None and hasattr(evidence.model, "save_pretrained"):
+    if evidence.weights is not None:
         evidence.model.save_pretrained(directory / MODEL, state_dict=evidence.weights)
     if evidence.tokenizer is not None and hasattr(evidence.tokenizer, "save_pretrained"):
         evidence.tokenizer.save_pretrained(directory / TOKENIZER)

@@ -43,12 +43,13 @@ class Gatherer:
         self._left = limit
         self._bytes = int(mib * MIB)
         self._rank = rank
+        self._last_step = -1
 
     def gather(self, trainer: Any, step: int, norm: float, batches: list[MicroBatch]) -> Evidence | None:
         """What there is to know of the update of ``step``; None when there is enough evidence already."""
-        if self._left <= 0:
+        if self._left <= 0 or step == self._last_step:  # PPO updates several times in a step
             return None
-        self._left -= 1
+        self._left, self._last_step = self._left - 1, step
         left_out: list[str] = []
         facts = {
             "step": step,
@@ -72,6 +73,8 @@ class Gatherer:
 
     def _add_batches(self, evidence: Evidence, batches: list[MicroBatch], left_out: list[str]) -> int:
         """Add what losses were computed from; returns the bytes that are left."""
+        if not batches:
+            left_out.append("micro-batches: this trainer has no compute_loss to take them from")
         kept = [self._inputs(batch) for batch in batches]
         size = sum(_bytes(inputs) for inputs in kept)
         if size > self._bytes:
@@ -97,6 +100,9 @@ class Gatherer:
     def _add_model(self, evidence: Evidence, trainer: Any, budget: int, left_out: list[str]) -> None:
         evidence.model = model = trainer.accelerator.unwrap_model(trainer.model)
         evidence.tokenizer = getattr(trainer, "processing_class", None)
+        if not hasattr(model, "save_pretrained"):
+            left_out.append(f"weights: {type(model).__name__} has no save_pretrained")
+            return
         if self._rank != 0:
             left_out.append("weights: rank 0 keeps them")
             return

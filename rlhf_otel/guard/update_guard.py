@@ -87,10 +87,11 @@ class UpdateGuard:
 
     def _note(self, norm: float, batches: list[Any]) -> None:
         step = int(self._trainer.state.global_step) + 1
-        self._notes[step] = note = "The update was dropped: the weights are as before it"
+        note = self._notes.setdefault(step, "The update was dropped: the weights are as before it")
         evidence = self._gatherer.gather(self._trainer, step, norm, batches)
         place = self._keep(evidence) if evidence is not None else ""
-        self._notes[step] = f"{note}; evidence in {place}" if place else note
+        if place:
+            self._notes[step] = f"{note}; evidence in {place}"
 
 
 def _drop(optimizer: Any) -> None:
