@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from rlhf_otel.cli.backfill import backfill
 from rlhf_otel.cli.demo import demo
 from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.reproduce import reproduce
@@ -68,6 +69,7 @@ def generate(
         click.echo("all generated files are up to date")
 
 
+commands.add_command(backfill)
 commands.add_command(demo)
 commands.add_command(replay)
 commands.add_command(watch)
