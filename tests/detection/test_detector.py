@@ -159,8 +159,17 @@ Levels = dict[str, tuple[float, Callable[[int], float]]]
 """Signal to its healthy level, and to its level so many steps into the fault."""
 
 PLATEAU: Levels = {"reward": (1.0, lambda step: min(2.0, 1.0 + step / 500))}
-LEVELS: dict[str, Levels] = {"RewardPlateau": PLATEAU}
-"""Rules whose fault is not a sustained change of level."""
+OVER_OPTIMISED: Levels = {
+    "reward": (1.0, lambda step: 1.5),
+    "kl_per_token": (0.5, lambda step: 2.0),
+    "entropy": (1.0, lambda step: 0.5),
+}
+LEVELS: dict[str, Levels] = {
+    "RewardPlateau": PLATEAU,
+    "RewardHackingPossible": OVER_OPTIMISED,
+    "RewardFunctionsInConflict": {"reward_function_correlation": (0.2, lambda step: -0.9)},
+}
+"""Rules whose fault is no change of level by just what their thresholds say."""
 HEALTHY_STEPS = 60
 WITHIN = 1000
 
