@@ -24,7 +24,6 @@ import detection_cases as cases
 from detection_cases import Case
 from detection_tools import PACKAGES, TOOLS, Alarm
 
-CORPUS: Final = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 SEVERITIES: Final = ("critical", "warning")
 ABRUPT_STEPS: Final = 3
 
@@ -172,7 +171,7 @@ def suites(seeds: int, runs: Path | None) -> Iterator[tuple[str, Iterable[Case] 
         "real runs",
         cases.real_cases(runs) if there and runs else "no runs: make them with injected_runs.py",
     )
-    yield "public logs", cases.corpus_cases(CORPUS) if CORPUS.is_dir() else f"{CORPUS.name} is absent"
+    yield "public logs", cases.corpus_cases(cases.CORPUS) if cases.CORPUS.is_dir() else "the corpus is absent"
 
 
 def measure(found: Iterable[Case], tools: Sequence[str], verbose: bool) -> dict[str, Score]:

@@ -24,6 +24,7 @@ from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.trl_logs import map_logs
 
 HEALTHY: Final = "healthy"
+CORPUS: Final = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 SYNTHETIC_STEP_S: Final = 15.0
 
 

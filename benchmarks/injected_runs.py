@@ -22,7 +22,9 @@ from typing import Any, Final, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import rare_faults
 from injected_faults import EXPECTED, fault, hackable
+from rare_faults import RARE
 from real_trainers import Samples, build
 
 STEPS: Final = 120
@@ -32,6 +34,7 @@ LONGER: Final[dict[str, int]] = {"memory-leak": 100}
 """Steps of runs whose fault shows only after a while."""
 TIME_LIMIT_S: Final = 900
 HEALTHY: Final = "healthy"
+RARE_RUNS: Final = "rare"
 
 
 class Plan(NamedTuple):
@@ -73,7 +76,9 @@ def plans(seeds: int, faults: Sequence[str]) -> Iterator[Plan]:
     """All runs, breadth first: a first seed of everything before a second of anything."""
     for seed in range(1, seeds + 1):
         for name in faults:
-            if name != HEALTHY:
+            if name == RARE_RUNS and seed == 1:
+                yield from (Plan(rare, 1, RARE_RUNS, kept.changes, kept.steps) for rare, kept in RARE.items())
+            elif name not in (HEALTHY, RARE_RUNS):
                 yield Plan(name, seed, "plain", {}, LONGER.get(name, STEPS_OF_FAULTY))
         for variant, changes in VARIANTS.items():
             if HEALTHY in faults and (seed == 1 or variant != "long"):
@@ -117,7 +122,8 @@ def make(plan: Plan, directory: Path) -> None:
             target = Target(
                 trainer, BreakableRewards([*breakable.functions, *functions], breakable.responses)
             )
-            faults.inject(fault(plan.fault), target, settings.dose, settings.run_dir)
+            struck = rare_faults.fault if plan.variant == RARE_RUNS else fault
+            faults.inject(struck(plan.fault), target, settings.dose, settings.run_dir)
         trainer.train()
 
 
@@ -154,7 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cache", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", nargs="*", default=[HEALTHY, *EXPECTED], help="names of faults, or healthy")
+    parser.add_argument(
+        "--only", nargs="*", default=[HEALTHY, *EXPECTED], help="names of faults, healthy, or rare"
+    )
     parser.add_argument("--part", default="0/1", help="K/N: the K-th of N processes that share the work")
     given = parser.parse_args(arguments)
     from rlhf_otel.demo.train import _prepare_process

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from rare_faults import REWARDS
 from transformers import TrainerCallback
 
 SHARED_WITH_RLOO: Final = (
@@ -63,8 +64,11 @@ def build(
     if hidden:
         _widen(model, hidden)
     train._base_model = _cached(train._base_model, cache / f"base-{settings.seed}-{hidden or 64}")
-    if changes.pop("reward", "") == "binary":
+    reward = changes.pop("reward", "")
+    if reward == "binary":
         functions = [_binary(functions[0]), *functions[1:]]
+    elif reward:
+        functions = REWARDS[reward](functions)
     kind = changes.pop("trainer", "grpo")
     configuration = train._configuration
 

@@ -186,7 +186,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "Compare the phases before and after (rlhf_phase_seconds_total, slow-step traces).",
         _HEURISTIC,
         conditions=(Comparison("tokens_per_second", Statistic.RATIO, "<", 0.5),),
-        steps=10,
+        steps=20,
         inhibited_by=("RunStalled", "RewardFunctionSlow"),
     ),
     Rule(

@@ -164,8 +164,18 @@ DISPLACEMENT: Levels = {
     "rejected_logprob": (-110.0, lambda step: -230.0),
     "chosen_reward": (0.1, lambda step: -1.0),
 }
-LEVELS: dict[str, Levels] = {"RewardPlateau": PLATEAU, "LikelihoodDisplacement": DISPLACEMENT}
-"""Rules whose fault is not a sustained change of level."""
+OVER_OPTIMISED: Levels = {
+    "reward": (1.0, lambda step: 1.5),
+    "kl_per_token": (0.5, lambda step: 2.0),
+    "entropy": (1.0, lambda step: 0.5),
+}
+LEVELS: dict[str, Levels] = {
+    "RewardPlateau": PLATEAU,
+    "LikelihoodDisplacement": DISPLACEMENT,
+    "RewardHackingPossible": OVER_OPTIMISED,
+    "RewardFunctionsInConflict": {"reward_function_correlation": (0.2, lambda step: -0.9)},
+}
+"""Rules whose fault is no change of level by just what their thresholds say."""
 HEALTHY_STEPS = 60
 WITHIN = 1000
 
