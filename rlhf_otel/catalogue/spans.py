@@ -31,6 +31,8 @@ class Phase:
     name: str
     scope: Scope
     help: str
+    algorithm: str = ""
+    """The one whose steps alone have it; empty where any may."""
 
 
 _L, _C = Scope.LOCAL, Scope.COLLECTIVE
@@ -44,8 +46,8 @@ PHASES: Final[tuple[Phase, ...]] = (
     Phase("reward_function", _L, "One reward function or reward model."),
     Phase("reference_logprobs", _L, "Log-probabilities under the reference model, or a teacher."),
     Phase("policy_logprobs", _L, "Log-probabilities under the policy at generation time."),
-    Phase("values", _L, "PPO: values of the completions under the value function."),
-    Phase("update", _C, "PPO: around the epochs of updates on one rollout."),
+    Phase("values", _L, "PPO: values of the completions under the value function.", "ppo"),
+    Phase("update", _C, "PPO: around the epochs of updates on one rollout.", "ppo"),
     Phase("loss", _C, "Forward pass and loss; holds the reductions of logged metrics."),
     Phase("forward", _L, "The policy's forward pass inside the loss."),
     Phase("backward", _C, "Backward pass; holds the reduction of gradients."),

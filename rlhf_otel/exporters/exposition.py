@@ -269,8 +269,9 @@ _by_label("rlhf_step_duration_seconds", lambda v: v.snapshot.durations)
 
 def _by_phase(name: str, read: Callable[[RunView], Mapping[str, float]]) -> None:
     def samples(view: RunView) -> Samples:
-        values = read(view)
-        return (Sample((p.name, p.scope), values[p.name]) for p in PHASES if p.name in values)
+        values, algorithm = read(view), view.identity.algorithm
+        phases = (phase for phase in PHASES if phase.algorithm in ("", algorithm) and phase.name in values)
+        return (Sample((phase.name, phase.scope), values[phase.name]) for phase in phases)
 
     _SAMPLES[name] = samples
 

@@ -20,7 +20,7 @@ from rlhf_otel.sources.trl_keys.distillation import (
     SELF_DISTILLATION_PASSED,
 )
 from rlhf_otel.sources.trl_keys.group_policy import GRPO, RLOO
-from rlhf_otel.sources.trl_keys.ppo import PPO
+from rlhf_otel.sources.trl_keys.ppo import PPO, PPO_DERIVED
 from rlhf_otel.sources.trl_keys.preference import (
     A2PO,
     BCO,
@@ -121,4 +121,5 @@ def measurable(algorithm: str) -> frozenset[str]:
     if known is None:
         return signals
     logged = {name for family in FAMILIES for name in family.keys.values()} - set(COMMON.values())
+    logged |= PPO_DERIVED if algorithm != "ppo" else set()
     return signals - (logged - set(known.keys.values()))

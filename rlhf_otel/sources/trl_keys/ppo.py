@@ -33,3 +33,6 @@ PPO: Final[dict[str, str]] = {
     "ppo/val/clipfrac": "value_clip_ratio",
     "ppo/learning_rate": "learning_rate",
 }
+
+PPO_DERIVED: Final = frozenset({"eos_per_completion", "kl_policy_loss_ratio", "value_policy_loss_ratio"})
+"""Signals that follow from these (``sources/ppo_cells.py``); no other trainer has them."""
