@@ -827,15 +827,20 @@ RULE_BY_NAME: Final[dict[str, Rule]] = {rule.name: rule for rule in RULES}
 
 
 def compared(rules: Iterable[Rule]) -> frozenset[tuple[str, str]]:
-    """Signals and statistics worth exposing: what Prometheus compares or a page shows, and the baseline beside
-    it. All statistics of all signals would be a third of the series that a run may have."""
+    """Signals and statistics worth exposing: what Prometheus compares or a page shows, and beside what is
+    relative to a baseline that. All statistics of all signals would be a third of the series that a run may have."""
     found = [
         condition
         for rule in rules
         for condition in (rule.conditions if rule.rule_class is RuleClass.LEVEL else rule.conditions[:1])
         if isinstance(condition, Comparison)
     ]
-    baselines = {(condition.signal, Statistic.BASELINE.value) for condition in found}
+    absolute = (Statistic.VALUE, Statistic.AVERAGE)
+    baselines = {
+        (condition.signal, Statistic.BASELINE.value)
+        for condition in found
+        if condition.statistic not in absolute
+    }
     return frozenset(baselines | {(condition.signal, condition.statistic.value) for condition in found})
 
 
