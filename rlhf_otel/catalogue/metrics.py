@@ -94,16 +94,16 @@ TIME: Final = (
 REWARD: Final = (
     Metric("rlhf_reward_function_mean", _G, "Mean of a reward function over the completions that it scored.", ("reward_function",), group="reward"),
     Metric("rlhf_reward_function_std", _G, "Standard deviation of a reward function over the completions that it scored.", ("reward_function",), group="reward"),
-    Metric("rlhf_reward_function_none_total", _C, "Completions for which a reward function returned None.", ("reward_function", "rank"), group="reward", rank_0_alone=True),
+    Metric("rlhf_reward_function_none_total", _C, "Completions for which a reward function returned None; absent until one did.", ("reward_function", "rank"), group="reward", rank_0_alone=True),
     Metric("rlhf_reward_function_nonfinite_total", _C, "NaN or infinite rewards that a reward function returned.", ("reward_function", "rank"), group="reward"),
-    Metric("rlhf_reward_function_errors_total", _C, "Calls of a reward function that raised.", ("reward_function", "rank"), group="reward"),
+    Metric("rlhf_reward_function_errors_total", _C, "Calls of a reward function that raised; absent until one did.", ("reward_function", "rank"), group="reward"),
 )
 
 DETECTION: Final = (
     Metric("rlhf_signal_nonfinite_total", _C, "NaN or infinite values of a signal in this process, seen where they arise.", ("signal", "rank"), group="detection"),
     Metric("rlhf_signal_average", _G, "Fast exponential average of a signal (about the last 10 steps). This and other statistics are exposed where a rule compares them.", ("signal",), group="detection"),
     Metric("rlhf_signal_zscore", _G, "Robust distance of the last value from the signal's baseline, in units of its usual deviation.", ("signal",), group="detection"),
-    Metric("rlhf_signal_baseline", _G, "Slow average of a signal, which anomalies do not enter.", ("signal",), group="detection"),
+    Metric("rlhf_signal_baseline", _G, "Slow average of a signal, which anomalies do not enter; exposed where a rule compares something with it.", ("signal",), group="detection"),
     Metric("rlhf_signal_baseline_ratio", _G, "Fast average over baseline.", ("signal",), "ratio", "detection"),
     Metric("rlhf_signal_shift", _G, "Distance of the fast average from the baseline, in units of the usual deviation.", ("signal",), group="detection"),
     Metric("rlhf_signal_reference_ratio", _G, "Fast average over the mean of the warm-up.", ("signal",), "ratio", "detection"),

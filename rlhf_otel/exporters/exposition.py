@@ -251,15 +251,21 @@ _by_label("rlhf_dropped_series_total", lambda v: v.snapshot.dropped)
 
 # --- reward functions
 
+
+def _happened(counts: Mapping[str, int]) -> dict[str, int]:
+    """Without the zeros, which would cost series and whose first increment matters to no rate."""
+    return {name: count for name, count in counts.items() if count}
+
+
 _by_label(
     "rlhf_reward_function_mean", lambda v: {k: mean for k, (mean, _) in v.snapshot.reward_functions.items()}
 )
 _by_label(
     "rlhf_reward_function_std", lambda v: {k: std for k, (_, std) in v.snapshot.reward_functions.items()}
 )
-_by_label("rlhf_reward_function_none_total", lambda v: v.function_none)
+_by_label("rlhf_reward_function_none_total", lambda v: _happened(v.function_none))
 _by_label("rlhf_reward_function_nonfinite_total", lambda v: v.function_nonfinite)
-_by_label("rlhf_reward_function_errors_total", lambda v: v.function_errors)
+_by_label("rlhf_reward_function_errors_total", lambda v: _happened(v.function_errors))
 _by_label("rlhf_reward_function_seconds_total", lambda v: v.function_seconds)
 
 # --- time

@@ -202,19 +202,20 @@ def healthy_level(compared: list[Comparison]) -> float:
             falls = (condition.op == ">") == (condition.statistic is not Statistic.BASELINE)
             (below if falls else above).append(condition.threshold)
     if min(below) < math.inf:
-        return min(below) / 4 if min(below) else -1.0
+        return min(below) - 0.75 * abs(min(below)) if min(below) else -1.0
     return max(1.0, 4 * max(above))
 
 
 def fault_level(condition: Comparison, healthy: float) -> float:
     threshold, above = condition.threshold, condition.op == ">"
     if condition.statistic in (Statistic.VALUE, Statistic.AVERAGE):
-        return (threshold * 1.3 or 1.0) if above else threshold - abs(threshold) / 2
+        beyond = abs(threshold) / 3 if threshold else 1.0
+        return threshold + beyond if above else threshold - beyond
     if condition.statistic in (Statistic.ZSCORE, Statistic.SHIFT, Statistic.CUSUM):
         signal = SIGNAL_BY_NAME[condition.signal]
         scale = max(0.05 * abs(healthy), signal.resolution, signal.relative_resolution * abs(healthy))
-        return healthy + 1.5 * scale * (math.copysign(10.0, threshold) if abs(threshold) > 20 else threshold)
-    return healthy * threshold * (1.5 if above else 0.5)
+        return healthy + 3 * scale * (math.copysign(10.0, threshold) if abs(threshold) > 20 else threshold)
+    return healthy * threshold * (2.0 if above else 0.5)
 
 
 def watched(detector: Detector, baselines: Baselines, step: int, values: dict[str, float]) -> list[Anomaly]:

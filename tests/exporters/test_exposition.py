@@ -113,7 +113,7 @@ def test_a_family_has_the_type_help_and_labels_of_the_catalogue() -> None:
 
 def test_rank_0_of_a_grpo_run_stays_within_its_budget() -> None:
     view = grpo_view(functions=10)
-    assert sum(verdict.active for verdict in view.snapshot.verdicts) == 3
+    assert [verdict.rule.name for verdict in view.snapshot.verdicts if verdict.active] == ["NonFinite"]
     assert series(view) <= 400, largest(view)
 
 
@@ -169,9 +169,9 @@ def test_two_runs_share_families() -> None:
 
 @pytest.mark.parametrize("view", [grpo_view(), grpo_view(rank=1), VIEW], ids=["grpo", "rank 1", "all"])
 def test_both_formats_say_the_same(view: RunView) -> None:
-    def values(found: Iterator[Family]) -> dict[tuple[object, ...], float]:
+    def values(found: Iterator[Family]) -> dict[tuple[object, ...], str]:
         return {
-            (sample.name, *sorted(sample.labels.items())): sample.value
+            (sample.name, *sorted(sample.labels.items())): repr(sample.value)  # NaN equals no NaN
             for family in found
             for sample in family.samples
         }
