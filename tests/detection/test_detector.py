@@ -88,7 +88,7 @@ def put(found: StepRecord, statistics: dict[str, Statistics], condition: Conditi
     if condition.statistic is Statistic.VALUE:
         found.values[signal] = number
     elif condition.statistic is Statistic.VALUE_RATIO:
-        baseline = 1.0 if known.baseline is None else known.baseline
+        baseline = 2.0 if known.baseline is None else known.baseline
         found.values[signal], statistics[signal] = number * baseline, known._replace(baseline=baseline)
     else:
         statistics[signal] = known._replace(**{FIELD[condition.statistic]: number})
@@ -133,6 +133,11 @@ def test_a_rule_fires_when_all_its_conditions_held_for_its_steps(rule: Rule) -> 
     assert (anomaly.rule, anomaly.severity) == (rule.name, rule.severity)
     assert (anomaly.first_step, anomaly.step) == (first, first + rule.steps - 1)
     assert (anomaly.cause, anomaly.remedy) == (rule.cause, rule.remedy)
+    compared = rule.conditions[0]
+    if isinstance(compared, Comparison):
+        assert (anomaly.signal, anomaly.statistic) == (compared.signal, compared.statistic.value)
+        assert anomaly.threshold == compared.threshold
+        assert anomaly.observed == pytest.approx(beyond(compared))
 
 
 @every_rule
@@ -407,6 +412,32 @@ def test_what_was_explained_away_does_not_count_towards_its_steps() -> None:
         fired += detector.observe(record(step, loss=2.0), {})
     (anomaly,) = fired
     assert anomaly.step == anomaly.first_step + 2
+
+
+def test_what_had_been_counted_is_forgotten_when_it_is_explained_away() -> None:
+    cause, effect = rule("Cause", NonFinite(("loss",))), rule("Effect", steps=3, inhibited_by=("Cause",))
+    detector = Detector([cause, effect])
+    for step in (1, 2):
+        detector.observe(record(step, loss=2.0), {})
+    detector.observe(nonfinite(3, "loss", loss=2.0), {})
+    fired = [detector.observe(record(step, loss=2.0), {}) for step in range(4, 60)]
+    (anomaly,) = [anomaly for anomalies in fired for anomaly in anomalies]
+    assert anomaly.first_step > 3
+
+
+def test_streaks_are_the_steps_in_breach_so_far() -> None:
+    cause, effect = (
+        rule("Cause", NonFinite(("kl_per_token",))),
+        rule("Effect", steps=3, inhibited_by=("Cause",)),
+    )
+    detector = Detector([cause, effect])
+    streaks = []
+    for step, loss in enumerate([2.0, 2.0, 0.0, 2.0, 2.0, 2.0, 2.0], 1):
+        detector.observe(record(step, loss=loss), {})
+        streaks.append(detector.streaks.get("Effect", 0))
+    assert streaks == [1, 2, 0, 1, 2, 3, 4]
+    detector.observe(nonfinite(8, "kl_per_token", loss=2.0), {})
+    assert detector.streaks == {"Cause": 1}, "explained away"
 
 
 def test_every_rule_comes_after_what_explains_it() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_otel.detection.drift import LARGEST, WARM_UP, Drift
+from rlhf_otel.detection.drift import ALLOWANCE, CLIP, LARGEST, WARM_UP, Drift
 
 FOUND = 40.0
 """Height that the rules compare it with."""
+SERIES = st.lists(st.floats(-1e3, 1e3), max_size=60)
 
 
 def noise(count: int, seed: int = 0) -> list[float]:
@@ -62,14 +64,42 @@ def test_a_single_spike_is_no_change() -> None:
     assert highest([*noise(200), 1e9, *noise(200, seed=1)]) < FOUND
 
 
-def test_the_sums_are_bounded_and_come_down_again() -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_sums_grow_by_no_more_than_the_clipped_error_and_stop(sign: int) -> None:
     drift = Drift()
     for value in noise(100):
         drift.observe(value)
-    level = 0.0
-    for _ in range(5000):
-        level = level * 1.01 + 10.0
-        assert abs(drift.observe(min(level, 1e12)) or 0.0) <= LARGEST
+    seen = [sign * (drift.observe(sign * 10.0 * 1.1**step) or 0.0) for step in range(500)]
+    steps = [after - before for before, after in pairwise(seen)]
+    assert max(steps) == pytest.approx(CLIP - ALLOWANCE)
+    assert seen[-1] == LARGEST
+
+
+@given(SERIES, st.integers(-20, 20))
+def test_a_change_of_unit_changes_nothing(values: list[float], exponent: int) -> None:
+    one, other, factor = Drift(), Drift(), 2.0**exponent
+    for value in noise(WARM_UP) + values:
+        assert one.observe(value) == other.observe(factor * value)
+
+
+@given(SERIES)
+def test_downwards_is_as_upwards(values: list[float]) -> None:
+    one, other = Drift(), Drift()
+    for value in noise(WARM_UP) + values:
+        up, down = one.observe(value), other.observe(-value)
+        assert up is None or down is None or abs(up) == abs(down)
+
+
+@given(st.floats(-5, 5), st.floats(-100, 100))
+def test_a_trend_that_was_there_from_the_start_changes_hardly_anything(slope: float, level: float) -> None:
+    plain, trending = Drift(), Drift()
+    for step, value in enumerate(noise(150)):
+        expected = plain.observe(value)
+        found = trending.observe(value + slope * step + level)
+    assert expected is not None
+    assert found is not None
+    # The moving range, the unit of everything here, has the slope in it.
+    assert abs(found) <= max(abs(expected), 5.0) + 1e-6
 
 
 def test_unknown_during_warm_up() -> None:
@@ -82,7 +112,7 @@ def test_a_constant_series_has_no_noise_to_measure_by_and_no_change() -> None:
     assert highest([0.25] * 500) < FOUND
 
 
-@given(st.lists(st.floats(-1e3, 1e3), max_size=60), st.integers(0, 60))
+@given(SERIES, st.integers(0, 60))
 def test_a_restored_one_goes_on_as_if_nothing_had_happened(values: list[float], cut: int) -> None:
     whole, first, second = Drift(), Drift(), Drift()
     for value in values[:cut]:
