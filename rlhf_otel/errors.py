@@ -4,6 +4,9 @@
     ├── ConfigurationError      a setting is unknown, of the wrong type, or impossible
     ├── CatalogueError          a signal, metric or rule contradicts another
     ├── JournalError            a journal cannot be read
+    ├── CheckpointError         a checkpoint cannot be read, or is no checkpoint
+    │   ├── TruncatedCheckpoint a file of it is shorter than it says
+    │   └── UnsafePickle        a file of it wants to run code, and was not loaded
     ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
     ├── TraceError              a path holds no steps that could be explained
     ├── GuardError              the guard cannot protect this training (a ConfigurationError too)
@@ -34,6 +37,18 @@ class CatalogueError(RlhfOtelError):
 
 class JournalError(RlhfOtelError):
     """A path holds no journal, or a record that is neither whole nor the torn last line."""
+
+
+class CheckpointError(RlhfOtelError):
+    """A checkpoint cannot be read, or a path holds none; the message names the file and what is wrong with it."""
+
+
+class TruncatedCheckpoint(CheckpointError):  # noqa: N818 - the finding's word
+    """A file is shorter than its own header says."""
+
+
+class UnsafePickle(CheckpointError):  # noqa: N818 - the finding's word
+    """A pickle refers to more than tensors and numbers; it was not loaded."""
 
 
 class ReplayError(RlhfOtelError):

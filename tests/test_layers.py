@@ -22,6 +22,7 @@ FLOOR = {
     "detection": 1,
     "rule_files": 1,
     "settings": 1,
+    "checkpoints": 2,
     "sources": 2,
     "exporters": 2,
     "actions": 3,

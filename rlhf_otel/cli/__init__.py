@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from rlhf_otel.cli.backfill import backfill
+from rlhf_otel.cli.checkpoint import checkpoint
 from rlhf_otel.cli.demo import demo
 from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.reproduce import reproduce
@@ -70,6 +71,7 @@ def generate(
 
 
 commands.add_command(backfill)
+commands.add_command(checkpoint)
 commands.add_command(demo)
 commands.add_command(replay)
 commands.add_command(watch)

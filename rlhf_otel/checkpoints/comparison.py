@@ -1,0 +1,88 @@
+"""Comparison of two checkpoints: which layers moved, how far, and whether to worry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_otel.checkpoints.changes import Moved, together
+from rlhf_otel.checkpoints.contents import open_checkpoint
+from rlhf_otel.checkpoints.inspection import Inspection, inspect
+from rlhf_otel.checkpoints.measuring import Change, measure
+from rlhf_otel.checkpoints.naming import layer_of
+from rlhf_otel.errors import CheckpointError
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Two checkpoints side by side."""
+
+    before: Path
+    after: Inspection
+    """The later one, with its findings."""
+    reference: Path | None = None
+    reference_change: Change | None = None
+    """Of the later one against the reference model."""
+
+    @property
+    def change(self) -> Change:
+        """Of all weights as one vector."""
+        return self.after.change
+
+    @property
+    def layers(self) -> dict[str, Change]:
+        """Layer to its change, the one that moved furthest (relative to its size) first."""
+        found: dict[str, Change] = {}
+        for one in self.after.moved:
+            if not one.tensor.dtype.is_code:
+                layer = layer_of(one.tensor.name)
+                found[layer] = found.get(layer, Change()).plus(one.change)
+        return dict(sorted(found.items(), key=lambda item: -item[1].drift))
+
+    @property
+    def movers(self) -> list[Moved]:
+        """Tensors by relative drift, the largest first."""
+        return sorted(self.after.moved, key=lambda one: -one.change.drift)
+
+
+def compare(
+    before: str | Path,
+    after: str | Path,
+    reference: str | Path | None = None,
+    state: bool = False,
+    threads: int | None = None,
+) -> Comparison:
+    """Compare two checkpoints, and the later one with a reference model where one is given.
+
+    Raises CheckpointError where one is no checkpoint, or the two have no tensor in common.
+    """
+    found = Comparison(Path(before), inspect(after, before, state, threads))
+    if not found.after.moved:
+        raise CheckpointError(f"{before} and {after} have no tensor in common that can be read")
+    if reference is not None:
+        found.reference = Path(reference)
+        found.reference_change = drift_from(found.after, found.reference, threads)
+    return found
+
+
+def drift_from(inspection: Inspection, reference: Path, threads: int | None = None) -> Change:
+    """Change of an inspected checkpoint's weights against a reference model.
+
+    Raises CheckpointError where that cannot be read, or has no tensor of the same name and shape.
+    """
+    known = {tensor.name: tensor for tensor in open_checkpoint(reference).tensors}
+    pairs = [
+        (weight.tensor, known[weight.name])
+        for weight in inspection.weights
+        if weight.name in known and known[weight.name].shape == weight.tensor.shape
+    ]
+    measured = measure(pairs, threads)
+    moved: Sequence[Moved] = [
+        Moved(pair[0], one.change)
+        for pair, one in zip(pairs, measured, strict=True)
+        if one.change is not None and not one.error
+    ]
+    if not moved:
+        raise CheckpointError(f"{reference} has no tensor in common with {inspection.path}")
+    return together(moved)

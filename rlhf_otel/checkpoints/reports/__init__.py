@@ -1,0 +1,1 @@
+"""What an inspection or a comparison found, for people and for programs."""
