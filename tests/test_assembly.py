@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from views import raw_step
 
@@ -25,6 +25,7 @@ from rlhf_otel.settings import Settings
 from rlhf_otel.sources.groups import Generation
 from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.ppo_cells import PPOCells
+from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.scalars import Reading
 from rlhf_otel.sources.step_metrics import StepMetrics
 
@@ -233,6 +234,23 @@ def test_no_list_or_log_costs_a_step(steps: list[list[tuple[str, Any]]], algorit
         pipeline.step(training.end_step(), 0.0, 0.0)
     assert pipeline.snapshot.step == len(steps)
     assert math.isfinite(training.tokens)
+
+
+@given(
+    st.lists(st.lists(st.floats(), min_size=6, max_size=6), min_size=1, max_size=3),
+    st.lists(st.text(max_size=30) | st.none() | st.lists(st.none()), max_size=6),
+    st.integers(1, 7),
+)
+@example([[1e200, -1e200] * 3, [-1e200, 1e200] * 3], ["a"] * 6, 3)
+@example([[math.inf, -math.inf] * 3], ["a"] * 6, 2)
+@example([[1e308] * 6, [-1e308, 1e308] * 3], ["a", "b" * 20] * 3, 2)
+def test_no_rewards_and_no_completions_cost_a_step(
+    columns: list[list[float]], completions: list[Any], size: int
+) -> None:
+    names = [f"function {number}" for number in range(len(columns))]
+    training = Training(samples=Samples())
+    record = training.end_step({"kl": 0.1}, generation=Generation(columns, None, size, names, completions))
+    assert record.values["kl_per_token"] == 0.1
 
 
 def test_thousands_of_keys_are_capped_and_counted() -> None:

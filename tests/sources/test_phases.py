@@ -180,6 +180,19 @@ def test_a_phase_belongs_to_the_step_in_which_it_ends() -> None:
     assert names(step_of(recorder)) == ["evaluation"]
 
 
+def test_the_time_of_a_phase_over_several_steps_is_without_the_phases_inside() -> None:
+    recorder = PhaseRecorder()
+    long = recorder.begin("evaluation")
+    inside = []
+    for _ in range(3):
+        recorder.end(recorder.begin("generate"))
+        inside += step_of(recorder)
+    recorder.end(long)
+    (evaluation,) = step_of(recorder)
+    spent = sum(phase.end_ns - phase.start_ns for phase in inside)
+    assert evaluation.exclusive_ns == evaluation.end_ns - evaluation.start_ns - spent
+
+
 def test_steps_may_be_taken_late() -> None:
     recorder = PhaseRecorder()
     numbers = []
