@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf_otel.catalogue.rules import FINISHED
 from rlhf_otel.demo.receiver import Notification
 from rlhf_otel.errors import JournalError
 from rlhf_otel.exporters.journal import read_journal
+
+NO_NEWS = ("Watchdog", FINISHED)
+"""Rules that fire in every run."""
 
 
 @dataclass(slots=True)
@@ -79,7 +83,7 @@ def read_alerts(prometheus_url: str, start_s: float, end_s: float, evidence: Evi
     """First firing of every alert, from Prometheus' own record of it."""
     query = urllib.parse.urlencode(
         {
-            "query": 'ALERTS{alertstate="firing", alertname!="RLHFWatchdog"}',
+            "query": f'ALERTS{{alertstate="firing", alertname!~"RLHF({"|".join(NO_NEWS)})"}}',
             "start": f"{start_s:.3f}",
             "end": f"{end_s:.3f}",
             "step": "1",
