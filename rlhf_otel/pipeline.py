@@ -22,6 +22,7 @@ from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.detection.baselines import Baselines
 from rlhf_otel.detection.derived import add_evaluation_gap
 from rlhf_otel.detection.detector import Detector
+from rlhf_otel.detection.epochs import Epochs
 from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedStep, traced
 from rlhf_otel.exporters.journal import JournalWriter, anomaly_record, end_record, run_record, step_record
 from rlhf_otel.exporters.sampling import KeepPolicy
@@ -63,6 +64,7 @@ class Pipeline:
         self._journal = JournalWriter(directory) if directory is not None and identity.rank == 0 else None
         self._directory = directory
         self._trace_file = ChromeTraceWriter(directory, identity) if directory is not None else None
+        self._epochs = Epochs()
         self._policy = KeepPolicy(one_in=settings.trace_one_in)
         self._traces = _trace_exporter(identity) if identity.agreed or identity.rank == 0 else None
         self._dropped = {"reward_function": 0, "key": 0}
@@ -217,6 +219,7 @@ class Pipeline:
         time_ns = time.time_ns()
         self._drained = self._background.flush(timeout_s)
         self._end = RunEnd(outcome, time_ns, self.snapshot.step if step is None else step, reason)
+        self._background.submit(self._end_epoch)
         self._submit(end_record(self._end))
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -330,6 +333,13 @@ class Pipeline:
         if self._journal is not None:
             self._journal.write(record)
 
+    def _end_epoch(self) -> None:
+        self._write_epoch(self._epochs.end(), time.time())
+
+    def _write_epoch(self, summary: dict[str, Any] | None, time_s: float) -> None:
+        if summary is not None:
+            self._write({"type": "epoch", "time": time_s, **summary})
+
     def _deliver(
         self,
         record: StepRecord,
@@ -341,6 +351,9 @@ class Pipeline:
             self._write(step_record(record))
             for anomaly in anomalies:
                 self._write(anomaly_record(anomaly))
+            if self._journal is not None and not failed:
+                ended = self._epochs.observe(record.epoch, record.step, record.values)
+                self._write_epoch(ended, record.time_ns / 1e9)
         if self._traces is not None or self._trace_file is not None:
             with faults.isolated("traces", "choosing and building the spans of a step"):
                 self._deliver_traces(record, statistics, anomalies, failed)

@@ -24,7 +24,7 @@ from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import Anomaly, RunIdentity, RunView, StepRecord
 from rlhf_otel.settings import Settings
-from rlhf_otel.sources import ppo_cells, profiling_seam
+from rlhf_otel.sources import expectations, ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
 from rlhf_otel.sources.checkpoint_room import CheckpointRoom, planned_interval
 from rlhf_otel.sources.groups import Generation, last_generation
@@ -76,6 +76,7 @@ class Run:
         self._ended_ns = 0
         self._phase_seconds_shown: dict[str, float] = {}
         self._checkpoints: CheckpointRoom | None = None
+        self._looked_for_keys = False
 
     @property
     def _run_identity(self) -> RunIdentity:
@@ -95,6 +96,7 @@ class Run:
 
     def start(self, planned_steps: int, step: int, tokens: float) -> None:
         """Training begins."""
+        expectations.warn_of_versions()
         self.recorder.adopt_thread()
         self._keeps_lists = self.metrics.available
         self._last_step = step
@@ -336,7 +338,17 @@ class Run:
         if self._checkpoints is not None:
             record.values.update(self._checkpoints.signals(record.step))
         self._guarded(record)
+        self._look_for_keys(record)
         self._announce(self.pipeline.step(record, tokens, raw.telemetry_ns / 1e9, raw.skipped_steps))
+
+    def _look_for_keys(self, record: StepRecord) -> None:
+        """Once, in a step of a trainer whose values are at hand: does it log what it should?"""
+        if self._looked_for_keys:
+            return
+        self._looked_for_keys = True
+        sentence = expectations.missing(record, self._run_identity.algorithm)
+        if sentence:
+            logger.warning(sentence)
 
     def _guarded(self, record: StepRecord) -> None:
         if self.guard is not None:

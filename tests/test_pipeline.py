@@ -301,7 +301,7 @@ def test_what_is_handed_on_arrives_in_order_and_before_the_end(tmp_path: Path) -
     of.end(Outcome.FINISHED)
     of.close(SOON_S)
     types = [found["type"] for found in read_journal(tmp_path)]
-    assert types == ["run", "step", "step", "step", "checkpoint", "end"]
+    assert types == ["run", "step", "step", "step", "checkpoint", "epoch", "end"]
     assert of.snapshot.last_checkpoint is not None
     assert (of.snapshot.last_checkpoint[0], of.snapshot.checkpoints, of.snapshot.planned_steps) == (3, 1, 10)
 

@@ -2,7 +2,7 @@ r"""The journal: an append-only local record of a run, one JSON object a line.
 
 Format, version 1. Files ``journal-00000.jsonl``, ``journal-00001.jsonl``, ... in one directory are read in
 that order; a new attempt and a full file begin the next one. Every record has a ``type``: ``run``, ``step``,
-``anomaly``, ``evaluation``, ``checkpoint``, ``system`` or ``end``. ``time`` is Unix time in seconds,
+``anomaly``, ``epoch``, ``evaluation``, ``checkpoint``, ``system`` or ``end``. ``time`` is Unix time in seconds,
 durations are milliseconds. A file that continues another repeats the ``run`` record, marked ``continued``.
 
 JSON knows no NaN. As in protobuf's JSON mapping, the *numbers* NaN and infinity are written as the strings

@@ -22,6 +22,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "ppo:4": {"max_steps": STEPS, "num_mini_batches": 4, "learning_rate": 1e-6, "logging_steps": 100},
     "ppo:single": {"max_steps": STEPS, **SINGLE},
     "ppo:no-eos": {"max_steps": STEPS, **SINGLE, "stop_token": None, "missing_eos_penalty": None},
+    "ppo:epochs": {"max_steps": 32, **SINGLE},
     "ppo:evaluates": {"max_steps": STEPS, **SINGLE, "num_sample_generations": STEPS},
 }
 
@@ -110,3 +111,21 @@ def test_sampling_for_the_table_is_an_evaluation_and_no_rollout(seen: Seen) -> N
 def test_runs_one_after_another_leave_nothing_behind(seen: Seen) -> None:
     assert not any(found["faults"] for found in seen[1].values())
     assert [found["outcome"] for found in seen[1].values()] == ["finished"] * len(RUNS)
+
+
+def test_epochs_are_summed_up_in_the_journal(seen: Seen) -> None:
+    name = "ppo:epochs"
+    every = steps(seen, name)
+    epochs = [record for record in read_journal(seen[0] / name / "journal") if record["type"] == "epoch"]
+
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1]
+    assert [epoch["steps"] for epoch in epochs] == [16, 16]
+    for epoch in epochs:
+        inside = [step["values"] for step in every if epoch["first_step"] <= step["step"] <= epoch["step"]]
+        assert len(inside) == 16
+        for signal in ("kl_per_sequence", "value_loss", "score", "entropy", "policy_ratio", "learning_rate"):
+            said, values = epoch["signals"][signal], [step[signal] for step in inside]
+            assert said["mean"] == pytest.approx(sum(values) / 16)
+            assert (said["min"], said["max"]) == (min(values), max(values))
+    assert epochs[0]["signals"]["learning_rate"]["trend"] == "falling", "it decays linearly"
+    assert epochs[0]["signals"]["episodes"]["trend"] == "rising"
