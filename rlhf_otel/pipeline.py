@@ -216,6 +216,9 @@ class Pipeline:
         queued are published before that, for which ``timeout_s`` is the bound."""
         time_ns = time.time_ns()
         self._drained = self._background.flush(timeout_s)
+        time_ns = max(
+            time_ns, int(self.snapshot.time_s * 1e9)
+        )  # no earlier than progress, whatever the clock did
         self._end = RunEnd(outcome, time_ns, self.snapshot.step if step is None else step, reason)
         self._submit(end_record(self._end))
 
