@@ -383,9 +383,11 @@ def _judges(rank: int, measurable: frozenset[str], rules: Sequence[Rule]) -> tup
 
 
 def _trace_exporter(identity: RunIdentity) -> Any:
-    """The OTLP exporter, where the standard variables name an endpoint; imported only then."""
+    """An exporter by way of the user's own provider, or where the standard variables name an endpoint; the SDK
+    is imported only then."""
     from rlhf_otel.exporters.traces import TraceExporter
+    from rlhf_otel.exporters.user_provider import through_the_users_provider
 
     with faults.isolated("traces", "setting up the OTLP trace exporter"):
-        return TraceExporter.from_environment(identity)
+        return through_the_users_provider(identity) or TraceExporter.from_environment(identity)
     return None  # type: ignore[unreachable]  # isolated() may swallow the exception
