@@ -39,6 +39,7 @@ COLUMNS: Final = {
     "rank_ms": ("rank's CPU ms a scrape", "{:.2f}"),
     "gzip_bytes": ("bytes a scrape", "{:.0f}"),
     "rules_ms": ("all rules ms", "{:.0f}"),
+    "slowest": ("slowest ms", "{}"),
     "prometheus_cpu": ("Prometheus cores", "{:.3f}"),
     "prometheus_mib": ("MiB", "{:.0f}"),
     "kib_per_rank": ("KiB a rank", "{:.0f}"),
@@ -98,7 +99,7 @@ def watching(folder: Path, targets: Path, timing: Timing) -> Iterator[Watching]:
         server.stop()
 
 
-def measure(ranks: int, scrapes: int, timing: Timing, folder: Path) -> dict[str, float]:
+def measure(ranks: int, scrapes: int, timing: Timing, folder: Path) -> dict[str, Any]:
     """One row: ``ranks`` ranks, watched for so many scrapes after all of them are there."""
     targets = folder / "targets"
     targets.mkdir()
@@ -130,7 +131,7 @@ def await_all(watched: Watching, ranks: int) -> None:
         time.sleep(1)
 
 
-def watch(watched: Watching, seconds: float) -> dict[str, float]:
+def watch(watched: Watching, seconds: float) -> dict[str, Any]:
     """Numbers of the time that begins now."""
     cpu, began = watched.own("process_cpu_seconds_total"), time.monotonic()
     time.sleep(seconds)
@@ -144,10 +145,23 @@ def watch(watched: Watching, seconds: float) -> dict[str, float]:
         * watched.number(f"quantile(0.5, avg_over_time(scrape_duration_seconds{window}))"),
         "scrape_p99_ms": 1e3
         * watched.number(f"quantile(0.99, max_over_time(scrape_duration_seconds{window}))"),
-        "rules_ms": 1e3 * watched.own("prometheus_rule_group_last_duration_seconds"),
+        **slowest(watched),
         "prometheus_cpu": (watched.own("process_cpu_seconds_total") - cpu) / elapsed,
         "prometheus_mib": watched.own("process_resident_memory_bytes") / 2**20,
         "failed_scrapes": watched.number(f"sum(count_over_time((up == 0){window[:-1]}:{1}s]))"),
+    }
+
+
+def slowest(watched: Watching) -> dict[str, Any]:
+    """Time of the last evaluation of all rules, and the three that took longest."""
+    with urllib.request.urlopen(f"{watched.url}/api/v1/rules", timeout=60) as answer:
+        groups = json.load(answer)["data"]["groups"]
+    times = sorted(
+        ((rule["evaluationTime"], rule["name"]) for group in groups for rule in group["rules"]), reverse=True
+    )
+    return {
+        "rules_ms": 1e3 * sum(seconds for seconds, _ in times),
+        "slowest": ", ".join(f"{name} {1e3 * seconds:.0f}" for seconds, name in times[:3]),
     }
 
 

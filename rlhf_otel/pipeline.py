@@ -218,6 +218,9 @@ class Pipeline:
         queued are published before that, for which ``timeout_s`` is the bound."""
         time_ns = time.time_ns()
         self._drained = self._background.flush(timeout_s)
+        time_ns = max(
+            time_ns, int(self.snapshot.time_s * 1e9)
+        )  # no earlier than progress, whatever the clock did
         self._end = RunEnd(outcome, time_ns, self.snapshot.step if step is None else step, reason)
         self._background.submit(self._end_epoch)
         self._submit(end_record(self._end))
@@ -393,9 +396,11 @@ def _judges(rank: int, measurable: frozenset[str], rules: Sequence[Rule]) -> tup
 
 
 def _trace_exporter(identity: RunIdentity) -> Any:
-    """The OTLP exporter, where the standard variables name an endpoint; imported only then."""
+    """An exporter by way of the user's own provider, or where the standard variables name an endpoint; the SDK
+    is imported only then."""
     from rlhf_otel.exporters.traces import TraceExporter
+    from rlhf_otel.exporters.user_provider import through_the_users_provider
 
     with faults.isolated("traces", "setting up the OTLP trace exporter"):
-        return TraceExporter.from_environment(identity)
+        return through_the_users_provider(identity) or TraceExporter.from_environment(identity)
     return None  # type: ignore[unreachable]  # isolated() may swallow the exception

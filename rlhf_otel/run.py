@@ -35,6 +35,7 @@ from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSampler
 from rlhf_otel.sources.trainer_seams import TrainerSeams
+from rlhf_otel.sources.wall_clock import WallClock
 
 logger = logging.getLogger("rlhf_otel")
 
@@ -63,6 +64,7 @@ class Run:
         self.actions = self._actions()
         self.guard = self._guard()
         self._push: Any = None
+        self._wall_clock = WallClock()
         self._step_start_ns = perf_counter_ns()
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
@@ -339,6 +341,12 @@ class Run:
             record.values.update(self._checkpoints.signals(record.step))
         self._guarded(record)
         self._look_for_keys(record)
+        if jumped := self._wall_clock.jump_s(raw.time_ns, raw.end_ns):
+            logger.warning(
+                "the clock of this host jumped by %+.0f s at step %d: timestamps follow, durations do not",
+                jumped,
+                raw.step,
+            )
         self._announce(self.pipeline.step(record, tokens, raw.telemetry_ns / 1e9, raw.skipped_steps))
 
     def _look_for_keys(self, record: StepRecord) -> None:

@@ -132,7 +132,7 @@ class Detector:
         if not verdict.active:
             state.idle = True
             return False
-        if state.clean < LATCH_STEPS or record.time_ns - verdict.last_time_ns < LATCH_NS:
+        if state.clean < LATCH_STEPS or 0 <= record.time_ns - verdict.last_time_ns < LATCH_NS:
             return False
         state.idle = True
         state.verdict = verdict._replace(active=False)

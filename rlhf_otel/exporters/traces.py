@@ -56,12 +56,14 @@ class TraceExporter:
         span_exporter: SpanExporter,
         endpoint: str = "",
         max_pending: int = MAX_PENDING_SPANS,
+        resource: Resource | None = None,
     ) -> None:
-        """``endpoint`` is for messages: where ``span_exporter`` sends to."""
+        """``endpoint`` is for messages: where ``span_exporter`` sends to. ``resource`` is by default made of the
+        standard variables and ``identity``."""
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         self._identity = identity
-        self._resource = _resource(identity)
+        self._resource = resource or _resource(identity)
         self._created_ns = time.time_ns()
         self._run_span_due = identity.rank == 0
         self._delivery = _Delivery(span_exporter, endpoint, max_pending)
