@@ -215,7 +215,7 @@ def aged(observed: Observed, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(aged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With three runs in it: without times, shifted, and at its own times."""
+    """With three runs in it: without times, shifted, and at its own times; the last written twice."""
     folder = tmp_path_factory.mktemp("prometheus")
     data = folder / "data"
     data.mkdir()
@@ -225,6 +225,7 @@ def server(aged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         (state, ("--run-id", "without-times")),
         (board, ("--run-id", "shifted", "--shift", "--retention", "15d")),
         (aged, ()),
+        (aged, ()),  # twice does no harm
     ):
         done = backfill(path, data, *options)
         assert done.exit_code == 0, done.output + str(done.exception)
