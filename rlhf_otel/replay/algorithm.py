@@ -15,13 +15,15 @@ _TELLING: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("reward", ("min_reward", "max_reward")),
     ("gkd", ("on_policy_loss", "off_policy_loss")),
     ("distillation", ("jsd",)),
+    ("asyncgrpo", ("reward", "sample/staleness_mean")),
+    ("grpo", ("reward", "reward_std")),
 )
 """Algorithm and the keys that tell it; the first whose keys are all there."""
 
 
 @lru_cache(maxsize=256)
 def algorithm_of(keys: tuple[str, ...]) -> str:
-    """The algorithm as in ``RunIdentity.algorithm``; empty where keys do not tell, as RLOO's from GRPO's."""
+    """The algorithm as in ``RunIdentity.algorithm``; empty where keys do not tell. RLOO's are GRPO's."""
     for algorithm, telling in _TELLING:
         if all(key in keys for key in telling):
             return algorithm

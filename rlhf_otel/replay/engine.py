@@ -97,6 +97,11 @@ class Replay:
             found.update(dict.fromkeys(names, steps))
         return dict(found)
 
+    @property
+    def streaks(self) -> dict[str, int]:
+        """Rule to the steps in a row that it has been in breach, after the latest step."""
+        return self._detector.streaks
+
     def observe(self, record: StepRecord) -> list[ReplayedAnomaly]:
         """Judge one step; return the anomalies that begin with it."""
         if not self.steps:

@@ -154,6 +154,7 @@ class Backfill:
             evaluation=evaluation,
             nonfinite=self._nonfinite,
             verdicts=self._replay.verdicts,
+            streaks=self._replay.streaks,
             durations=self._durations,
         )
 

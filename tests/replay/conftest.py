@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from replay_data import Observed, unpacked
+from replay_data import Observed, unpacked, what
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
     from record_logs import STEPS, Failing
 
     from rlhf_otel import TelemetryCallback
+    from rlhf_otel.exporters.exposition import RunsCollector
 
     folder = tmp_path_factory.mktemp("observed")
     callback = TelemetryCallback(metrics_port="off", journal=folder / "journal", run_id="observed")
@@ -44,4 +45,10 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
     )
     trainer.train()
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
-    return Observed(folder, folder / "journal", folder / "trainer_state.json")
+    run = callback.run
+    assert run is not None
+    samples = [
+        sample for family in RunsCollector(lambda: [run.view()]).collect() for sample in family.samples
+    ]
+    exposed = frozenset((sample.name, what(sample.labels)) for sample in samples)
+    return Observed(folder, folder / "journal", folder / "trainer_state.json", exposed)

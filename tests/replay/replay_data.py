@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,3 +28,10 @@ class Observed(NamedTuple):
     folder: Path
     journal: Path
     trainer_state: Path
+    exposed: frozenset[tuple[str, str]]
+    """Sample name and its labels ``signal``, ``rule`` or ``reward_function``, at the end of the run."""
+
+
+def what(labels: Mapping[str, str]) -> str:
+    """What a sample is about, among the samples of its name."""
+    return labels.get("signal") or labels.get("rule") or labels.get("reward_function") or ""

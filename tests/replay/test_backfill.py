@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import shutil
 import subprocess
 import time
@@ -16,8 +17,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from replay_data import Observed, unpacked
+from replay_data import Observed, unpacked, what
 
+from rlhf_otel.catalogue.metrics import METRICS
 from rlhf_otel.cli import commands
 from rlhf_otel.demo.servers import free_port, program
 from rlhf_otel.detection.promql import Timing
@@ -215,7 +217,7 @@ def aged(observed: Observed, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(aged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With three runs in it: without times, shifted, and at its own times."""
+    """With three runs in it: without times, shifted, and at its own times; the last written twice."""
     folder = tmp_path_factory.mktemp("prometheus")
     data = folder / "data"
     data.mkdir()
@@ -225,6 +227,7 @@ def server(aged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         (state, ("--run-id", "without-times")),
         (board, ("--run-id", "shifted", "--shift", "--retention", "15d")),
         (aged, ()),
+        (aged, ()),  # twice does no harm
     ):
         done = backfill(path, data, *options)
         assert done.exit_code == 0, done.output + str(done.exception)
@@ -291,6 +294,18 @@ class TestARealPrometheus:
         assert finished[0][1] == pytest.approx(ends[-1], abs=0.01)
         ((info, _),) = server.samples('rlhf_run_info{run_id="observed"}')
         assert info["algorithm"] == "grpo"
+
+    def test_has_the_series_that_the_live_run_had(self, server: Server, observed: Observed) -> None:
+        """Those of signals, rules and reward functions; not those of the process that trained."""
+        groups = {"signal", "detection", "evaluation", "reward", "trainer"}
+        process = re.compile(r"rlhf_reward_function_\w+_total|rlhf_dropped_series_total")
+        names = {
+            metric.name for metric in METRICS if metric.group in groups and not process.fullmatch(metric.name)
+        }
+        live = {(name, about) for name, about in observed.exposed if name in names}
+        found = {(each["__name__"], what(each)) for each, _ in server.samples('{run_id="observed"}')}
+        assert len(live) > 80
+        assert live <= found
 
     def test_pages_nobody_for_a_run_that_is_over(self, server: Server) -> None:
         """Once every rule has been evaluated, nothing but the alert that always fires does."""

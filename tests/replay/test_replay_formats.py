@@ -58,6 +58,15 @@ def test_one_event_file_is_a_log_too(board: Path) -> None:
     assert fired(next(board.iterdir())) == [("NonFinite", 41, 48)]
 
 
+def test_a_directory_for_hyperparameters_is_no_second_run(board: Path) -> None:
+    """SummaryWriter.add_hparams writes an event file of its own into a directory below."""
+    whole = next(board.iterdir()).read_bytes()
+    first = 8 + 4 + int.from_bytes(whole[:8], "little") + 4
+    (board / "1700000000.1").mkdir()
+    (board / "1700000000.1" / "events.out.tfevents.1.host.1.1").write_bytes(whole[:first])
+    assert fired(board) == [("NonFinite", 41, 48)]
+
+
 def test_a_real_offline_run_of_wandb(wandb_run: Path) -> None:
     log, judged = replayed(wandb_run)
     assert (log.format, log.timed, judged.steps) == ("wandb", True, 48)
@@ -210,6 +219,8 @@ def test_the_file_logger_of_verl(tmp_path: Path) -> None:
         (("min_reward", "max_reward", "accuracy"), "reward", "preference_accuracy"),
         (("mean_token_accuracy", "entropy"), "sft", "data_entropy"),
         (("reward", "entropy", "kl"), "", "kl_per_token"),
+        (("reward", "reward_std", "kl"), "grpo", "kl_per_token"),
+        (("reward", "reward_std", "kl", "sample/staleness_mean"), "asyncgrpo", "kl_to_sampler"),
     ],
 )
 def test_keys_tell_the_algorithm(keys: tuple[str, ...], algorithm: str, signal: str, tmp_path: Path) -> None:
@@ -263,7 +274,9 @@ def test_public_logs_are_read(folder: str) -> None:
         log, judged = replayed(file)
         assert judged.steps >= 10, file
         assert {"loss", "reward"} & judged.counts.keys(), file
-        assert log.identity.algorithm == {"grpo": "", "dpo": "dpo"}.get(folder, log.identity.algorithm), file
+        assert log.identity.algorithm == {"grpo": "grpo", "dpo": "dpo"}.get(folder, log.identity.algorithm), (
+            file
+        )
 
 
 @needs_corpus

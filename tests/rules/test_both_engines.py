@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -145,9 +146,12 @@ def test_the_files_for_prometheus_follow_the_rule_file(tmp_path: Path) -> None:
     assert not {"RLHFSlowStep", "RLHFKLDrift"} & found.keys()
     (mine,) = found["RLHFAnswersTooLong"]
     assert mine["labels"] == {"severity": "warning", "rule": "AnswersTooLong", "engine": "level"}
-    assert 'rlhf_signal_average{signal="completion_length"}[2m]) > 900' in mine["expr"]
+    assert re.match(
+        r'min_over_time\(rlhf_signal_average{signal="completion_length"}\[\w+\]\) > 900', mine["expr"]
+    )
+    assert re.search(r'breach_steps{rule="AnswersTooLong"}\[\w+\]\) >= 10', mine["expr"])
     (runaway,) = found["RLHFKLRunaway"]  # a warning has no verdict form
-    assert 'rlhf_signal_average{signal="kl_per_token"}[2m]) > 0.5' in runaway["expr"]
+    assert re.search(r'rlhf_signal_average{signal="kl_per_token"}\[\w+\]\) > 0\.5', runaway["expr"])
     assert (tmp_path / "runbooks" / "AnswersTooLong.md").exists()
     inhibitions = yaml.safe_load((tmp_path / "alertmanager.yml").read_text())["inhibit_rules"]
     assert any("RLHFAnswersTooLong" in str(each["target_matchers"]) for each in inhibitions)

@@ -35,14 +35,23 @@ _CHECKSUM_BYTES: Final = 4
 
 
 def run_directory(path: Path) -> Path:
-    """The one directory below ``path`` that holds event files. ReplayError when there are several."""
+    """The one directory below ``path`` whose event files hold scalars. ReplayError when there are several.
+
+    Writing hyperparameters makes a directory of its own beside the run's, without a scalar.
+    """
     directories = sorted({file.parent for file in path.rglob(PATTERN)})
+    if len(directories) > 1:
+        directories = [each for each in directories if _has_scalars(each)] or directories
     if len(directories) > 1:
         names = ", ".join(str(directory) for directory in directories[:10])
         raise ReplayError(
             f"{path} holds the event files of {len(directories)} runs; name one of them: {names}"
         )
     return directories[0]
+
+
+def _has_scalars(directory: Path) -> bool:
+    return next(rows(directory, None), None) is not None
 
 
 def rows(path: Path, following: Following | None) -> Iterator[Row]:

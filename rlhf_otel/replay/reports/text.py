@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rlhf_otel.catalogue.rules import Severity
-from rlhf_otel.replay.coverage import partly_unwatched
+from rlhf_otel.replay.coverage import Unjudged, partly_unwatched
 from rlhf_otel.replay.engine import ReplayedAnomaly
 from rlhf_otel.replay.reports.wording import Report, headline, notes, span, verdict, why
 
@@ -81,15 +81,23 @@ def _text_unjudged(report: Report) -> Iterator[str]:
     silent = [name for name in judged if name not in fired]
     if silent:
         yield from _wrapped(f"Judged without a finding: {', '.join(silent)}.")
-    missing = partly_unwatched(report.replay.rules, report.replay.counts)
+    missing = partly_unwatched(report.replay, report.log)
     if missing and "NonFinite" in judged:
         yield from _wrapped(f"NaN would not have been seen in: {', '.join(missing)} (not in the log).")
-    if report.unjudged:
-        yield "Not judged:"
-    width = min(MAX_REASON, max((len(reason.reason) for reason in report.unjudged), default=0))
-    for reason in report.unjudged:
-        yield from _row(reason.reason, ", ".join(reason.rules), width)
+    yield from _text_lacking([reason for reason in report.unjudged if reason.about_log])
+    others = [f"{len(each.rules)} ({each.reason})" for each in report.unjudged if not each.about_log]
+    if others:
+        yield from _wrapped(f"Further rules, which no log can tell: {', '.join(others)}.")
     yield from _text_unknown(report.log.unknown)
+
+
+def _text_lacking(reasons: Sequence[Unjudged]) -> Iterator[str]:
+    """What another log of the run could have told."""
+    if reasons:
+        yield "Not judged:"
+    width = min(MAX_REASON, max((len(reason.reason) for reason in reasons), default=0))
+    for reason in reasons:
+        yield from _row(reason.reason, ", ".join(reason.rules), width)
 
 
 def _row(label: str, content: str, width: int) -> Iterator[str]:

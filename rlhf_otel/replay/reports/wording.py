@@ -128,7 +128,7 @@ def headline(report: Report) -> str:
     """What was read."""
     replay, log = report.replay, report.log
     form = FORMAT_NAMES.get(log.format, log.format)
-    algorithm = f" of {log.identity.algorithm}" if log.identity.algorithm else ""
+    algorithm = f", read as {log.identity.algorithm}" if log.identity.algorithm else ""
     if not replay.steps:
         return f"{log.path}: {form}{algorithm}, no training steps"
     steps = f"{replay.steps} logged steps ({replay.first_step} to {replay.last_step})"
