@@ -144,8 +144,7 @@ class TelemetryCallback(TrainerCallback):
         """A step has ended."""
         if self._run is not None:
             self._run.end_step(int(state.global_step), state.epoch)
-            if self._run.actions is not None:
-                self._run.actions.at_step_end(int(state.global_step), control)
+            self._act(int(state.global_step), control)
 
     @_safe
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -171,6 +170,17 @@ class TelemetryCallback(TrainerCallback):
 
     # --- parts
 
+    def _act(self, step: int, control: Any) -> None:
+        """Let actions steer the trainer. Raises TrainingStopped out of one that reads no flag."""
+        assert self._run is not None
+        if self._run.actions is None:
+            return
+        try:
+            self._run.actions.at_step_end(step, control)
+        except TrainingStopped:
+            self._end(Outcome.INTERRUPTED)  # here, since the loop may have been entered before we saw train()
+            raise
+
     def adopt(self, trainer: Any) -> None:
         """Observe ``trainer``: see where its ``train`` resumes from and how it ends."""
         if trainer is None or trainer is self._trainer:
@@ -185,7 +195,6 @@ class TelemetryCallback(TrainerCallback):
             try:
                 return original(*args, **kwargs)
             except TrainingStopped:
-                self._end(Outcome.INTERRUPTED)
                 return None
             except BaseException as error:
                 self._raised(error)

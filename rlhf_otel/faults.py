@@ -22,7 +22,6 @@ PLACES: Final = (
     "detection",
     "endpoint",
     "exposition",
-    "guard",
     "journal",
     "phases",
     "sources",

@@ -7,8 +7,11 @@ between two steps of the trainer, belong to one.
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -76,6 +79,7 @@ class Run:
         self._telemetry_ns = 0
         self._started_ns = self._step_start_ns
         self._ended_ns = 0
+        self._process = os.getpid()
         self._phase_seconds_shown: dict[str, float] = {}
         self._checkpoints: CheckpointRoom | None = None
         self._looked_for_keys = False
@@ -100,6 +104,8 @@ class Run:
         """Training begins."""
         expectations.warn_of_versions()
         self.recorder.adopt_thread()
+        self._process = os.getpid()
+        atexit.register(self.abandoned)
         self._keeps_lists = self.metrics.available
         self._last_step = step
         algorithm = self._run_identity.algorithm
@@ -176,6 +182,7 @@ class Run:
         if self._ended_ns:
             return
         self._ended_ns = perf_counter_ns()
+        atexit.unregister(self.abandoned)
         if self.actions is not None and self.actions.steering.stopped_because:
             outcome, reason = (
                 Outcome.INTERRUPTED,
@@ -199,8 +206,18 @@ class Run:
             self._push.push(FLUSH_S, last=True)
 
     def abandoned(self) -> None:
-        """The process ends while this run is still going on, as after ``sys.exit`` in a callback."""
-        self.end(Outcome.INTERRUPTED, "the process ended")
+        """The process ends while this run is still going on, as after ``sys.exit`` in a callback.
+
+        It may have failed unseen: where the trainer was found only in the midst of its ``train()``, as with PPO and
+        ``trainer.add_callback``, only the interpreter knows of an exception that nobody caught.
+        """
+        if os.getpid() != self._process:  # a forked child that took this over
+            return
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, Exception):
+            self.end(Outcome.FAILED, f"{type(error).__name__}: {error}"[:500])
+        else:
+            self.end(Outcome.INTERRUPTED, "the process ended")
 
     # --- at scrape time
 
@@ -360,7 +377,7 @@ class Run:
 
     def _guarded(self, record: StepRecord) -> None:
         if self.guard is not None:
-            with faults.isolated("guard", "noting what the guard did"):
+            with faults.isolated("actions", "noting what the guard did"):
                 self.guard.observe(record)
 
     def _observe_failed(self, raw: RawStep) -> None:

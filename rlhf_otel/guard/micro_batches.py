@@ -43,7 +43,7 @@ class MicroBatches:
                 result = original(model, inputs, *args, **kwargs)
             finally:
                 self._inside = False
-            with faults.isolated("guard", "noting a micro-batch"):
+            with faults.isolated("actions", "noting a micro-batch"):
                 loss = result[0] if isinstance(result, tuple) else result
                 self._noted.append(MicroBatch(kept, states, loss.detach(), self._log_probabilities))
             return result
@@ -56,7 +56,7 @@ class MicroBatches:
         def log_probabilities(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             if self._inside:
-                with faults.isolated("guard", "noting log-probabilities"):
+                with faults.isolated("actions", "noting log-probabilities"):
                     self._log_probabilities = result[0].detach()
             return result
 

@@ -60,7 +60,7 @@ class RunGuard:
         return str(path)
 
     def _write(self, path: Path, evidence: Evidence) -> None:
-        with faults.isolated("guard", "writing a bundle"):
+        with faults.isolated("actions", "writing a bundle"):
             more = {
                 "run": asdict(self._identity()),
                 "steps_before": list(self._before),

@@ -76,13 +76,13 @@ class UpdateGuard:
         try:
             value = float(norm) if norm is not None else _norm_of(optimizer)
         except Exception as error:  # noqa: BLE001 - faults logs it; without a norm there is no verdict
-            faults.handle("guard", error, "reading the norm of the gradient")
+            faults.handle("actions", error, "reading the norm of the gradient")
             return
         if math.isfinite(value):
             return
         _drop(optimizer)
         self.dropped += 1
-        with faults.isolated("guard", "gathering evidence of a bad update"):
+        with faults.isolated("actions", "gathering evidence of a bad update"):
             self._note(value, batches)
 
     def _note(self, norm: float, batches: list[Any]) -> None:

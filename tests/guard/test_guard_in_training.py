@@ -131,7 +131,7 @@ def test_a_bundle_that_cannot_be_written_costs_only_itself(tmp_path: Path) -> No
     trainer.train()
     assert finite(trainer)
     assert trainer.state.global_step == 10
-    assert faults.counts()["guard"] == 1
+    assert faults.counts()["actions"] == 1
 
 
 def test_evidence_that_cannot_be_gathered_costs_only_itself(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_evidence_that_cannot_be_gathered_costs_only_itself(tmp_path: Path) -> N
     trainer._logs["rewards"]["broken"] = 7  # no column at all
     trainer.train()
     assert finite(trainer)
-    assert faults.counts()["guard"] == 1
+    assert faults.counts()["actions"] == 1
     assert bundles(tmp_path) == []
 
 
