@@ -186,6 +186,6 @@ def _too_hard(functions: list[Any]) -> list[Any]:
 
 @_rewards("too-easy")
 def _too_easy(functions: list[Any]) -> list[Any]:
-    easy = _answering(functions[0], lambda scores, texts: [float(score > 0.2) for score in scores])
+    easy = _answering(functions[0], lambda scores, texts: [float(score > 0.5) for score in scores])
     nothing = [_answering(f, lambda scores, texts: [0.0 for _ in scores]) for f in functions[1:]]
     return [easy, *nothing]
