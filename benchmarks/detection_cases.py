@@ -201,7 +201,7 @@ def real_cases(cache: Path) -> Iterator[Case]:
             or (log.end is None and label["fault"] == HEALTHY)
         ):
             continue  # still being made
-        expected = EXPECTED.get(fault)
+        expected = EXPECTED.get(fault)  # none of a rare one, which is evidence for rules alone
         yield Case(
             "real runs", fault, label.get("seed", 0), records, fault != HEALTHY, label.get("step") or 0,
             expected.names if expected else (), bool(expected and expected.abrupt), config={"variant": label.get("variant", "")},

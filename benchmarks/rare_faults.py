@@ -77,6 +77,15 @@ def _hacked_in_training(target: Target, dose: Dose) -> None:
     target.rewards.responses["correctness"] = hacked
 
 
+def _entropy_bonus(coefficient: float) -> Callable[[Target, Dose], None]:
+    """A bonus that outweighs the reward; below 0 it is a penalty."""
+
+    def strike(target: Target, dose: Dose) -> None:
+        target.trainer.entropy_coef = coefficient
+
+    return strike
+
+
 def _slow_training(target: Target, dose: Dose) -> None:
     backward = target.trainer.accelerator.backward
 
@@ -89,11 +98,14 @@ def _slow_training(target: Target, dose: Dose) -> None:
 
 RARE: Final[dict[str, Rare]] = {
     "sharpened": Rare(
-        ("EntropyFalling", "EntropyCollapse", "ZeroAdvantageGroups"),
-        {"learning_rate": 2e-3, "entropy_coef": 0.0, "beta": 0.0, "min_p": 0.0},
-        steps=120,
+        ("EntropyDrift", "EntropyFalling", "EntropyCollapse", "ZeroAdvantageGroups"),
+        {"learning_rate": 5e-4},
+        _entropy_bonus(-0.5),
+        120,
     ),
-    "entropy-bonus": Rare(("EntropyExplosion",), {"entropy_coef": 2.0, "learning_rate": 1e-3, "beta": 0.0}),
+    "entropy-bonus": Rare(
+        ("EntropyExplosion", "RewardDrift"), {"learning_rate": 5e-4}, _entropy_bonus(0.5), 100
+    ),
     "huge-learning-rate": Rare(("LearningRateOutOfRange",), {}, _huge_learning_rate, 60),
     "no-gradient": Rare(("ParametersNotChanging",), {}, _no_gradient, 60),
     "large-gradient": Rare(("GradientNormSpike",), {}, _one_large_gradient, 60),
@@ -174,6 +186,6 @@ def _too_hard(functions: list[Any]) -> list[Any]:
 
 @_rewards("too-easy")
 def _too_easy(functions: list[Any]) -> list[Any]:
-    easy = _answering(functions[0], lambda scores, texts: [float(score > 0.2) for score in scores])
+    easy = _answering(functions[0], lambda scores, texts: [float(score > 0.5) for score in scores])
     nothing = [_answering(f, lambda scores, texts: [0.0 for _ in scores]) for f in functions[1:]]
     return [easy, *nothing]
