@@ -14,6 +14,8 @@ TIME_SIGNALS: Final = frozenset({"step_duration", "tokens_per_second"})
 PROCESS_SIGNALS: Final = frozenset(
     {
         "allocation_retries",
+        "checkpoint_drift",
+        "checkpoint_health",
         "gpu_memory_used",
         "host_memory_exhaustion",
         "host_memory_used",
