@@ -19,6 +19,7 @@ logger = logging.getLogger("rlhf_otel")
 PLACES: Final = (
     "actions",
     "callback",
+    "checkpoints",
     "detection",
     "endpoint",
     "exposition",

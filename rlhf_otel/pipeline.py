@@ -6,6 +6,7 @@ on the background thread; the training thread only submits them.
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +17,23 @@ from typing import Any, Final
 from rlhf_otel import faults
 from rlhf_otel.background import Background
 from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS, MAX_TRAINER_METRICS, STEP_DURATION_BUCKETS
-from rlhf_otel.catalogue.rules import Rule, compared
+from rlhf_otel.catalogue.rules import Rule, Severity, compared
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import Outcome, StepKind
+from rlhf_otel.checkpoints.process import Analysis, signals
 from rlhf_otel.detection.baselines import Baselines
 from rlhf_otel.detection.derived import add_evaluation_gap
 from rlhf_otel.detection.detector import Detector
 from rlhf_otel.detection.epochs import Epochs
 from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedStep, traced
-from rlhf_otel.exporters.journal import JournalWriter, anomaly_record, end_record, run_record, step_record
+from rlhf_otel.exporters.journal import (
+    JournalWriter,
+    anomaly_record,
+    checkpoint_analysis_record,
+    end_record,
+    run_record,
+    step_record,
+)
 from rlhf_otel.exporters.sampling import KeepPolicy
 from rlhf_otel.exporters.span_tree import trace_id
 from rlhf_otel.records import (
@@ -39,6 +48,8 @@ from rlhf_otel.records import (
 )
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import trl_keys
+
+logger = logging.getLogger("rlhf_otel")
 
 SLOW_ZSCORE: Final = 6.0
 """Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
@@ -277,6 +288,16 @@ class Pipeline:
             checkpoints=snapshot.checkpoints + 1, last_checkpoint=(record["step"], record["time"])
         )
         self._write(record)
+
+    def analysed(self, analysis: Analysis) -> None:
+        """A saved checkpoint has been analysed: show it at once, though rules see it at the next step."""
+        self._write(checkpoint_analysis_record(analysis))
+        if analysis.error:
+            return
+        self._values = {**self._values, **signals(analysis)}
+        self.snapshot = self.snapshot._replace(values=self._values)
+        if any(one["severity"] == Severity.CRITICAL for one in analysis.findings):
+            logger.warning("health %.2f of %s", analysis.health, analysis.sentence)
 
     # --- parts of a step
 

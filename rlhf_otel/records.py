@@ -211,5 +211,9 @@ class RunView(NamedTuple):
     """Kind and outcome to the number of such actions."""
     outlived: bool = False
     """It has ended, and another run has begun since: only what concerns the run as such is exposed."""
+    checkpoint: Any = None
+    """The last ``checkpoints.process.Analysis`` that succeeded, or None."""
+    checkpoint_analyses: Mapping[str, int] = {}
+    """How many there were, by outcome."""
     updates_dropped: int | None = None
     """By the guard; None without one."""

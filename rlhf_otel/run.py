@@ -23,6 +23,7 @@ from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.assembly import Assembler, RawStep
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.catalogue.spans import Outcome
+from rlhf_otel.checkpoints.process import CheckpointAnalysis
 from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import Anomaly, RunIdentity, RunView, StepRecord
@@ -42,6 +43,8 @@ from rlhf_otel.sources.wall_clock import WallClock
 
 logger = logging.getLogger("rlhf_otel")
 
+ANALYSIS_S = 20.0
+"""Bound for the analysis of the last checkpoint when a run has finished."""
 FLUSH_S = 5.0
 """Bound for handing on what is queued when a run ends: once for steps, once for spans."""
 
@@ -66,6 +69,7 @@ class Run:
         self.pipeline = Pipeline(identity, settings, _files_directory(settings, trainer))
         self.actions = self._actions()
         self.guard = self._guard()
+        self.analysis = self._analysis()
         self._push: Any = None
         self._wall_clock = WallClock()
         self._step_start_ns = perf_counter_ns()
@@ -199,11 +203,21 @@ class Run:
         if self.actions is not None:
             with faults.isolated("actions", "ending the actions"):
                 self.actions.close(self.pipeline.flush)
+        self._end_analysis(outcome)
         self.pipeline.end(outcome, reason, self._last_step, FLUSH_S)
         serving.ended(self, self.settings.linger_s)
         self.pipeline.close(FLUSH_S)
         if self._push is not None:
             self._push.push(FLUSH_S, last=True)
+
+    def _end_analysis(self, outcome: Outcome) -> None:
+        """Wait for the analysis of the last checkpoint, unless the process is in a hurry."""
+        if self.analysis is None:
+            return
+        with faults.isolated("checkpoints", "ending the analysis of checkpoints"):
+            if outcome is Outcome.FINISHED:
+                self.pipeline.flush(FLUSH_S)  # it may still be on its way to the analysis
+            self.analysis.close(ANALYSIS_S if outcome is Outcome.FINISHED else 0.0)
 
     def abandoned(self) -> None:
         """The process ends while this run is still going on, as after ``sys.exit`` in a callback.
@@ -239,6 +253,8 @@ class Run:
             self.pipeline.telemetry(*serving.scrapes()),
             self.pipeline.end_of_run,
             actions=self.actions.counts if self.actions is not None else {},
+            checkpoint=self.analysis.latest if self.analysis is not None else None,
+            checkpoint_analyses=dict(self.analysis.outcomes) if self.analysis is not None else {},
             updates_dropped=self.guard.dropped if self.guard is not None else None,
         )
 
@@ -263,6 +279,14 @@ class Run:
             return None
         pipeline, directory = self.pipeline, _directory(self.settings, self._trainer)
         return RunGuard(self.settings, self._trainer, lambda: pipeline.identity, directory, pipeline.submit)
+
+    def _analysis(self) -> CheckpointAnalysis | None:
+        """On one rank: all ranks save the same weights, or parts of the same files."""
+        if self.settings.checkpoints == "off" or self.pipeline.identity.rank != 0:
+            return None
+        pipeline, model = self.pipeline, Path(self.pipeline.identity.model or "?")
+        reference = model if model.is_dir() else None
+        return CheckpointAnalysis(lambda found: pipeline.submit(pipeline.analysed, found), reference)
 
     def _actions(self) -> RunActions | None:
         if not self.settings.actions:
@@ -342,6 +366,8 @@ class Run:
         identity = self.pipeline.identity
         state = {"run_id": identity.run_id, "attempt": identity.attempt, "step": step}
         resumption.save(checkpoint, {**state, "baselines": self.pipeline.learnt()})
+        if self.analysis is not None:
+            self.analysis.submit(step, checkpoint)
 
     def _log(self, logs: Mapping[Any, Any], step: int, time_s: float) -> None:
         assert self._assembler is not None
@@ -356,6 +382,10 @@ class Run:
         record.values.update(_read("growth of memory", lambda: self.system.growth(record.step), {}))
         if self._checkpoints is not None:
             record.values.update(self._checkpoints.signals(record.step))
+        if self.analysis is not None:
+            record.values.update(self.analysis.signals())
+            if self.analysis.latest is not None:
+                record.details["checkpoint_health"] = self.analysis.latest.sentence
         self._guarded(record)
         self._look_for_keys(record)
         if jumped := self._wall_clock.jump_s(raw.time_ns, raw.end_ns):

@@ -77,6 +77,11 @@ class Settings(BaseModel):
         "on",
         description="Signals of single completions (repetition, length bias, ...); no text leaves the process.",
     )
+    checkpoints: Literal["on", "off"] = Field(
+        "on",
+        description="Analysis of each saved checkpoint, in a process of idle priority: "
+        "[checkpoints](checkpoints.md).",
+    )
     trace_one_in: int = Field(100, ge=1, description="One in so many healthy steps is kept as a trace.")
     stall_floor_s: float = Field(
         300.0, gt=0, description="Seconds without a step that never count as a stall."
@@ -145,13 +150,15 @@ class Settings(BaseModel):
         except yaml.YAMLError as error:
             raise PydanticCustomError("yaml", "Input is not YAML: {error}", {"error": str(error)}) from None
 
-    @field_validator("metrics_port", "push_interval_s", "journal", "samples", "guard", mode="before")
+    @field_validator(
+        "metrics_port", "push_interval_s", "journal", "samples", "checkpoints", "guard", mode="before"
+    )
     @classmethod
     def _yaml_off(cls, value: Any) -> Any:
         """YAML reads a bare ``off`` as false. (Runs first: validators before go from last to first.)"""
         return "off" if value is False else value
 
-    @field_validator("samples", mode="before")
+    @field_validator("samples", "checkpoints", mode="before")
     @classmethod
     def _yaml_on(cls, value: Any) -> Any:
         """... and a bare ``on`` as true."""

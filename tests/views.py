@@ -9,6 +9,7 @@ from rlhf_otel.assembly import Assembler, RawStep
 from rlhf_otel.catalogue.rules import RULES
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import PHASES, Outcome
+from rlhf_otel.checkpoints.process import Analysis
 from rlhf_otel.detection.detector import Verdict
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import HistogramState, RunEnd, RunIdentity, RunView, Snapshot, Statistics
@@ -166,6 +167,8 @@ def complete_view() -> RunView:
         function_nonfinite=one,
         actions={("log", "done"): 1},
         end=RunEnd(Outcome.FINISHED, NOW_NS, 3),
+        checkpoint=Analysis(2, "checkpoint-2", 0.5, counts={"swollen-layer": 1}),
+        checkpoint_analyses={"done": 1},
         updates_dropped=1,
     )
 

@@ -74,6 +74,8 @@ RUN: Final = (
     Metric("rlhf_evaluations_total", _C, "Evaluations finished in this attempt."),
     Metric("rlhf_checkpoints_total", _C, "Checkpoints saved in this attempt."),
     Metric("rlhf_last_checkpoint_timestamp_seconds", _G, "Unix time of the last saved checkpoint.", unit="seconds"),
+    Metric("rlhf_checkpoint_findings", _G, "Findings about the last checkpoint that was analysed, by kind.", ("finding",)),
+    Metric("rlhf_checkpoint_analyses_total", _C, "Analyses of saved checkpoints, by outcome: done, failed, or skipped for a newer one.", ("outcome",)),
     Metric("rlhf_last_checkpoint_step", _G, "Step of the last saved checkpoint."),
 )
 

@@ -21,6 +21,7 @@ from rlhf_otel.catalogue.rule import (
     Severity,
     Statistic,
 )
+from rlhf_otel.catalogue.rules_checkpoints import CHECKPOINT_RULES
 from rlhf_otel.catalogue.rules_completions import COMPLETION_RULES
 from rlhf_otel.catalogue.rules_pipelines import PIPELINE_RULES
 from rlhf_otel.catalogue.rules_resources import RESOURCE_RULES
@@ -817,6 +818,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "Definition.",
         promql=PromQL("vector(1)"),
     ),
+    *CHECKPOINT_RULES,
     *COMPLETION_RULES,
     *PIPELINE_RULES,
     *RESOURCE_RULES,

@@ -394,6 +394,9 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("gpu_memory_growth", "rlhf_gpu_memory_growth_ratio", "ratio", "The same of live tensors on the GPU where they grow most.", momentary=True),
     Signal("checkpoint_age", "rlhf_checkpoint_age_ratio", "1", "Steps since the last checkpoint (at first: since the start) over the planned interval; absent where none is planned by steps.", momentary=True),
     Signal("checkpoint_room", "rlhf_checkpoint_room_ratio", "1", "Free disk space where checkpoints go, in checkpoints of the last one's size; absent until one is written.", momentary=True),
+    Signal("checkpoint_health", "rlhf_checkpoint_health_ratio", "ratio", "Health of the last checkpoint that was analysed, 0 to 1; its worst finding dominates (docs/checkpoints.md)."),
+    Signal("checkpoint_drift", "rlhf_checkpoint_drift_ratio", "ratio", "L2 distance of its weights from those of the checkpoint before, over their norm; absent without one before."),
+    Signal("checkpoint_reference_drift", "rlhf_checkpoint_reference_drift_ratio", "ratio", "The same from the model that training started from; absent where that is not on this host's disk, or an adapter is saved."),
 )
 
 SIGNAL_BY_NAME: Final[dict[str, Signal]] = {signal.name: signal for signal in SIGNALS}

@@ -201,6 +201,8 @@ _scalar("rlhf_optimizer_steps_skipped_total", lambda v: v.snapshot.skipped_steps
 _scalar("rlhf_updates_dropped_total", lambda v: v.updates_dropped)
 _scalar("rlhf_evaluations_total", lambda v: v.snapshot.evaluations)
 _scalar("rlhf_checkpoints_total", lambda v: v.snapshot.checkpoints)
+_by_label("rlhf_checkpoint_findings", lambda v: v.checkpoint.counts if v.checkpoint is not None else {})
+_by_label("rlhf_checkpoint_analyses_total", lambda v: v.checkpoint_analyses)
 _scalar("rlhf_last_checkpoint_step", lambda v: v.snapshot.last_checkpoint and v.snapshot.last_checkpoint[0])
 _scalar(
     "rlhf_last_checkpoint_timestamp_seconds",

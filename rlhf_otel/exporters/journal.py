@@ -2,7 +2,8 @@ r"""The journal: an append-only local record of a run, one JSON object a line.
 
 Format, version 1. Files ``journal-00000.jsonl``, ``journal-00001.jsonl``, ... in one directory are read in
 that order; a new attempt and a full file begin the next one. Every record has a ``type``: ``run``, ``step``,
-``anomaly``, ``epoch``, ``evaluation``, ``checkpoint``, ``system`` or ``end``. ``time`` is Unix time in seconds,
+``anomaly``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis``, ``system`` or ``end``. ``time`` is Unix
+time in seconds,
 durations are milliseconds. A file that continues another repeats the ``run`` record, marked ``continued``.
 
 JSON knows no NaN. As in protobuf's JSON mapping, the *numbers* NaN and infinity are written as the strings
@@ -97,6 +98,19 @@ def action_record(anomaly: Anomaly, action: str, outcome: str, detail: str = "")
     """What came of an action that followed an anomaly."""
     what = {"rule": anomaly.rule, "step": anomaly.step, "action": action, "outcome": outcome}
     return {"type": "action", "time": _seconds(time.time_ns()), **what, "detail": detail}
+
+
+class _Analysis(Protocol):
+    """What was found out about a saved checkpoint, as a named tuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+def checkpoint_analysis_record(analysis: _Analysis) -> Record:
+    """What was found out about a saved checkpoint. Empty parts are left out."""
+    fields = {name: value for name, value in analysis._asdict().items() if value not in (None, "", (), {})}
+    fields["seconds"] = round(fields.get("seconds", 0.0), 3)
+    return {"type": "checkpoint_analysis", "time": _seconds(time.time_ns()), **fields}
 
 
 class _Reading(Protocol):

@@ -34,7 +34,13 @@ def compared(found: Comparison) -> str:
 
 def line(found: Inspection) -> str:
     """One checkpoint of many, on one line, without its tensors."""
-    return json.dumps(_plain(summary(found)), allow_nan=False)
+    return json.dumps(plain_summary(found), allow_nan=False)
+
+
+def plain_summary(found: Inspection) -> dict[str, Any]:
+    """As :func:`summary`, of values that JSON knows."""
+    plain: dict[str, Any] = _plain(summary(found))
+    return plain
 
 
 def summary(found: Inspection) -> dict[str, Any]:
