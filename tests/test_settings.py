@@ -60,6 +60,7 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("push_interval_s", "off"),
         ("journal", "off"),
         ("samples", "off"),
+        ("checkpoints", "off"),
         ("trace_one_in", 7),
         ("stall_floor_s", 12.5),
         ("stall_multiple", 2.0),

@@ -47,6 +47,9 @@ SYSTEM_SIGNALS = {
     "allocation_retries": 0.0,
     "host_memory_used": 0.5,
     "host_memory_exhaustion": 9e4,
+    "checkpoint_health": 1.0,
+    "checkpoint_drift": 0.01,
+    "checkpoint_reference_drift": 0.1,
 }
 
 
