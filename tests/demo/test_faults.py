@@ -170,10 +170,12 @@ def test_slow_reward(healthy: Run, tmp_path: Path) -> None:
     assert run.after("loss") == healthy.after("loss")
 
 
-def test_stall_blocks_once(healthy: Run, tmp_path: Path) -> None:
+def test_stall_blocks_once(healthy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep, slept = time.sleep, []
+    monkeypatch.setattr(time, "sleep", lambda seconds: (slept.append(seconds), sleep(seconds)))
     run = strikes("stall", tmp_path, healthy)
-    first, *rest = run.after("seconds")
-    assert first > 1.5 > max(rest)
+    assert [seconds for seconds in slept if seconds >= 1.5] == [max(slept)]
+    assert run.after("seconds")[0] > max(slept)
     assert run.after("loss") == healthy.after("loss")
 
 
