@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tiny import build_trainer
 from transformers import LlamaConfig, LlamaForCausalLM
+from trl import GRPOTrainer
 
-from rlhf_otel import faults
+from rlhf_otel import TelemetryCallback, faults
+from rlhf_otel.exporters.journal import read_journal
 from rlhf_otel.sources.phases import PhaseRecorder, nest
 from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.trainer_seams import TrainerSeams
@@ -228,3 +234,23 @@ def test_the_adapter_named_ref_is_the_reference(observed: Observed, with_adapter
     finally:
         with_adapter.set_adapter("default")
         with_adapter.delete_adapter("ref")
+
+
+def test_a_real_run_with_an_adapter_times_policy_and_reference_apart(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    adapter = peft.LoraConfig(target_modules=["q_proj"], r=2, task_type="CAUSAL_LM")
+    observer = TelemetryCallback(metrics_port="off", journal=tmp_path / "journal")
+    build_trainer(
+        tmp_path,
+        [observer],
+        trainer_class=partial(GRPOTrainer, peft_config=adapter),  # type: ignore[arg-type]
+        max_steps=2,
+        num_iterations=2,  # else the policy's own are not asked for
+    ).train()
+    steps = [found for found in read_journal(tmp_path / "journal") if found["type"] == "step"]
+    counted = [Counter(phase[0] for phase in step["phases"]) for step in steps]
+    assert [(c["policy_logprobs"], c["reference_logprobs"], c["forward"]) for c in counted] == [
+        (1, 1, 1),
+        (0, 0, 1),
+    ]
+    assert not faults.total()
