@@ -164,6 +164,18 @@ def test_two_runs_share_families() -> None:
     assert {s.labels["run_id"] for f in parse_text(text) for s in f.samples} == {"run-1", "run-2"}
 
 
+def test_of_a_run_that_another_has_outlived_only_the_end_is_left() -> None:
+    names = {
+        sample.name for family in families(VIEW._replace(outlived=True)).values() for sample in family.samples
+    }
+    assert {
+        "rlhf_run_end_timestamp_seconds",
+        "rlhf_last_progress_timestamp_seconds",
+        "rlhf_run_info",
+    } <= names
+    assert not names & {"rlhf_loss", "rlhf_anomaly_total", "rlhf_phase_seconds_total", "rlhf_gpu_power_watts"}
+
+
 # Formats
 
 
