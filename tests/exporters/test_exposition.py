@@ -164,6 +164,16 @@ def test_two_runs_share_families() -> None:
     assert {s.labels["run_id"] for f in parse_text(text) for s in f.samples} == {"run-1", "run-2"}
 
 
+def test_phases_of_an_algorithm_are_those_of_its_runs_alone() -> None:
+    def phases(algorithm: str, **seconds: float) -> set[str]:
+        view = RunView(RunIdentity("r", algorithm=algorithm), Snapshot(), phase_seconds=seconds)
+        (family,) = [f for name, f in families(view).items() if name == "rlhf_phase_seconds"]
+        return {sample.labels["phase"] for sample in family.samples}
+
+    assert phases("ppo", loss=1.0, values=1.0) == {"loss", "values"}
+    assert phases("grpo", loss=1.0, values=0.0) == {"loss"}
+
+
 def test_of_a_run_that_another_has_outlived_only_the_end_is_left() -> None:
     names = {
         sample.name for family in families(VIEW._replace(outlived=True)).values() for sample in family.samples
