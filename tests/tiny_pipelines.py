@@ -124,12 +124,13 @@ def async_grpo(folder: Path, callbacks: Callbacks, **more: Any) -> Any:
                 "rewards/length_reward": float(number % GROUP),
             },
         )
-        for number, row in enumerate(rollouts(64))
+        for number, row in enumerate(rollouts(4 * more.get("max_steps", tiny.STEPS) + 16))
     )
     settings = {
         "max_completion_length": COMPLETION,
         "num_generations": GROUP,
         "token_budget": 0,
+        "max_staleness": 1000,
         "dtype": "float32",
     }
     with mock.patch("trl.experimental.async_grpo.async_grpo_trainer.get_peak_flops_per_device", peak_flops):
@@ -157,11 +158,11 @@ def async_distillation(folder: Path, callbacks: Callbacks, **more: Any) -> Any:
             teacher_id="default",
             prompt_id=number,
         )
-        for number, row in enumerate(rollouts(64))
+        for number, row in enumerate(rollouts(4 * more.get("max_steps", tiny.STEPS) + 16))
     )
     settings = {
-        "max_completion_length": COMPLETION, "token_budget": 0, "dtype": "float32", "teacher_top_k": width - 1,
-        "model_init_kwargs": {"attn_implementation": "eager"},
+        "max_completion_length": COMPLETION, "token_budget": 0, "max_staleness": 1000, "dtype": "float32",
+        "teacher_top_k": width - 1, "model_init_kwargs": {"attn_implementation": "eager"},
     }  # fmt: skip
     module = "trl.experimental.async_distillation.async_distillation_trainer"
     with mock.patch(f"{module}.get_peak_flops_per_device", peak_flops):

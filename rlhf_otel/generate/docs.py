@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -12,6 +13,8 @@ from rlhf_otel.detection.promql import Timing, compile_rule
 from rlhf_otel.settings import PREFIX, STANDARD_VARIABLES, Settings
 from rlhf_otel.sources.trl_keys import FAMILIES, UNKNOWN, Family
 from rlhf_otel.sources.trl_keys.common import COMMON
+from rlhf_otel.sources.trl_keys.ppo import PPO_DERIVED
+from rlhf_otel.sources.trl_keys.trainers import TRAINERS
 
 NOTE: Final = "<!-- Generated from rlhf_otel/catalogue by `rlhf-otel generate`; edit there, not here. -->\n\n"
 
@@ -33,17 +36,46 @@ def metrics_page() -> str:
         "`rlhf_reward_function_mean` and `_std`. `num_tokens` becomes `rlhf_tokens_total`; any other number "
         "becomes `rlhf_trainer_metric{key}`.\n"
     )
+    parts.append("### Trainers\n\n" + _trainers())
     parts.append("### All trainers\n\n" + _keys(COMMON))
     parts += [_family(family) for family in (*FAMILIES, UNKNOWN)]
     return "\n".join(parts)
 
 
+def _trainers() -> str:
+    """Each trainer that the tests run."""
+    title = {algorithm: family.name for family in FAMILIES for algorithm in family.algorithms}
+    rows = (
+        (
+            f"`{tested.trainer}`",
+            f"`{tested.algorithm}`",
+            f"[{title[tested.algorithm]}](#{_anchor(title[tested.algorithm])})",
+            ", ".join(tested.versions),
+            tested.stand_ins,
+        )
+        for tested in TRAINERS
+    )
+    return (
+        "Each is run in the tests with a tiny model on a CPU, and every key that it logs has to be in its table; in the "
+        "last column is what had to be replaced for that.\n\n"
+        + _table(("trainer", "label `algorithm`", "keys", "run with TRL", "replaced"), rows)
+    )
+
+
+def _anchor(heading: str) -> str:
+    """As the usual renderers of Markdown make it."""
+    return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+
+
 def _family(family: Family) -> str:
-    functions = "" if family.reward_functions else " No reward functions: `rewards/*` are implicit rewards."
+    implicit = any(key.startswith("rewards/") for key in family.keys) and not family.reward_functions
+    functions = " No reward functions: `rewards/*` are implicit rewards." if implicit else ""
     where = ", ".join(f"`{algorithm}`" for algorithm in family.algorithms) or "none of the above"
     passed = ", ".join(f"`{key}`" for key in family.passed)
     unmapped = f"\nOf these `rlhf_trainer_metric{{key}}`: {passed}.\n" if passed else ""
-    return f"### {family.name}\n\n`algorithm`: {where}.{functions}\n\n{_keys(family.keys)}{unmapped}"
+    derived = [SIGNAL_BY_NAME[name] for name in sorted(PPO_DERIVED)] if "ppo" in family.algorithms else []
+    added = "".join(f"\nAlso `{signal.metric}` ({signal.unit}): {signal.help}\n" for signal in derived)
+    return f"### {family.name}\n\n`algorithm`: {where}.{functions}\n\n{_keys(family.keys)}{unmapped}{added}"
 
 
 def _keys(keys: Mapping[str, str]) -> str:

@@ -26,6 +26,21 @@ def interpreter(name: str) -> Path:
     return python
 
 
+def run_python(environment: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python of an environment, with this package and the tests' modules at hand."""
+    quiet = {key: value for key, value in os.environ.items() if not key.startswith(("RLHF_OTEL_", "OTEL_"))}
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    command = [str(interpreter(environment)), "-W", "ignore", *arguments]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+        env={**quiet, "PYTHONPATH": paths},
+    )
+
+
 def train(environment: str, folder: Path, trainers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What ``tests/environments/train.py`` saw of tiny trainers, by name; their files are in ``folder/NAME``.
 
@@ -34,17 +49,7 @@ def train(environment: str, folder: Path, trainers: dict[str, dict[str, Any]]) -
     tasks = [(name.partition(":")[0], str(folder / name), arguments) for name, arguments in trainers.items()]
     for _, where, _ in tasks:
         Path(where).mkdir()
-    command = [str(interpreter(environment)), "-W", "ignore", str(TRAIN), json.dumps(tasks)]
-    quiet = {key: value for key, value in os.environ.items() if not key.startswith(("RLHF_OTEL_", "OTEL_"))}
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-        check=False,
-        env={**quiet, "PYTHONPATH": paths},
-    )
+    done = run_python(environment, str(TRAIN), json.dumps(tasks))
     assert done.returncode == 0, done.stdout + done.stderr
     return {
         name: json.loads((folder / name / "result.json").read_text(encoding="utf-8")) for name in trainers

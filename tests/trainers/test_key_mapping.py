@@ -13,6 +13,7 @@ import tiny_experimental
 import tiny_pipelines
 import tiny_trainers
 import trl
+from other_versions import AT_0_29, AT_1_12
 from transformers import TrainerCallback
 
 from rlhf_otel import faults
@@ -20,7 +21,8 @@ from rlhf_otel.callback import TelemetryCallback
 from rlhf_otel.exporters.journal import read_journal
 from rlhf_otel.sources.run_identity import algorithm_of
 from rlhf_otel.sources.step_metrics import means
-from rlhf_otel.sources.trl_keys import FAMILIES, family_of
+from rlhf_otel.sources.trl_keys import FAMILIES, family_of, trainers
+from rlhf_otel.sources.trl_keys.trainers import TRAINERS
 from rlhf_otel.sources.trl_logs import Slot, classify
 
 BUILDERS = {**tiny_trainers.MAIN, **tiny_pipelines.PIPELINES, **tiny_experimental.EXPERIMENTAL}
@@ -150,6 +152,18 @@ def test_every_trainer_of_trl_belongs_to_a_family() -> None:
 
     assert present <= known
     assert present <= BUILDERS.keys(), "each is run here"
+
+
+def test_the_table_of_trainers_says_what_these_tests_run() -> None:
+    of: dict[str, set[str]] = {}
+    for tested in TRAINERS:
+        for version in tested.versions:
+            of.setdefault(version, set()).add(tested.algorithm)
+
+    assert of[trainers.NOW] == BUILDERS.keys()
+    assert of[trainers.LAST_PPO] == AT_1_12.keys()
+    assert of[trainers.OLDEST] == AT_0_29.keys()
+    assert trl.__version__.startswith(trainers.NOW)
 
 
 def test_async_windows_are_reduced_as_the_trainer_does() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environments import train
+from environments import run_python, train
 
 from rlhf_otel.demo import language
 from rlhf_otel.exporters.journal import read_journal
@@ -129,3 +129,27 @@ def test_epochs_are_summed_up_in_the_journal(seen: Seen) -> None:
             assert (said["min"], said["max"]) == (min(values), max(values))
     assert epochs[0]["signals"]["learning_rate"]["trend"] == "falling", "it decays linearly"
     assert epochs[0]["signals"]["episodes"]["trend"] == "rising"
+
+
+RAISES = """
+import sys
+from pathlib import Path
+import tiny_older
+from rlhf_otel.callback import TelemetryCallback
+
+folder = Path(sys.argv[1])
+trainer = tiny_older.ppo(folder, [TelemetryCallback(metrics_port="off", journal=folder / "journal")])
+def broken(*args, **kwargs):
+    raise ValueError("the reward model is broken")
+trainer.reward_model.forward = trainer.reward_model.model.forward = broken
+trainer.train()
+"""
+
+
+def test_training_that_raises_has_failed_though_ppo_names_no_trainer_in_time(tmp_path: Path) -> None:
+    done = run_python("ppo", "-c", RAISES, str(tmp_path))
+    (end,) = [record for record in read_journal(tmp_path / "journal") if record["type"] == "end"]
+
+    assert done.returncode == 1
+    assert end["outcome"] == "failed"
+    assert "the reward model is broken" in end["reason"]

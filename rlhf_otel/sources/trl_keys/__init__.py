@@ -68,7 +68,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("XPO", ("xpo",), XPO, passed=XPO_PASSED),
     Family("Nash-MD", ("nashmd",), NASH_MD, passed=NASH_MD_PASSED),
     Family("A2PO", ("a2po",), A2PO),
-    Family("Reward", ("reward",), REWARD),
+    Family("Reward models", ("reward",), REWARD),
     Family("PRM", ("prm",), PRM),
     Family("SFT", ("sft",), SFT),
     Family("Distillation", ("distillation", "serverdistillation"), DISTILLATION, reuses=True),

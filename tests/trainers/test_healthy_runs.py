@@ -1,0 +1,50 @@
+"""Healthy runs over all trainers, long enough for baselines and rules: none of them pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_experimental
+import tiny_pipelines
+import tiny_trainers
+from environments import train
+
+from rlhf_otel import faults
+from rlhf_otel.callback import TelemetryCallback
+from rlhf_otel.catalogue.rules import RULE_BY_NAME, Severity
+from rlhf_otel.exporters.journal import read_journal
+
+pytestmark = pytest.mark.slow
+
+STEPS = 60
+HEALTHY: dict[str, Any] = {"max_steps": STEPS, "learning_rate": 3e-4, "logging_steps": 10}
+BUILDERS = {**tiny_trainers.MAIN, **tiny_pipelines.PIPELINES, **tiny_experimental.EXPERIMENTAL}
+OLDER = ("ppo", "bco", "xpo", "nashmd", "minillm")
+
+
+def pages(folder: Path) -> list[str]:
+    """Rules that paged, from the journal."""
+    fired = (record["rule"] for record in read_journal(folder / "journal") if record["type"] == "anomaly")
+    return [rule for rule in fired if RULE_BY_NAME[rule].severity is Severity.CRITICAL]
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_a_healthy_run_does_not_page(name: str, tmp_path: Path) -> None:
+    observer = TelemetryCallback(metrics_port="off", journal=tmp_path / "journal")
+    BUILDERS[name](tmp_path, [observer], **HEALTHY).train()
+
+    assert observer.run is not None
+    assert observer.run.pipeline.snapshot.step == STEPS
+    assert not pages(tmp_path)
+    assert faults.total() == 0, faults.counts()
+
+
+def test_healthy_runs_of_other_versions_do_not_page(tmp_path: Path) -> None:
+    seen = train("ppo", tmp_path, dict.fromkeys(OLDER, HEALTHY))
+
+    for name in OLDER:
+        assert "error" not in seen[name], seen[name]["error"]
+        assert not pages(tmp_path / name), name
+        assert seen[name]["faults"] == 0
