@@ -125,6 +125,8 @@ class TelemetryCallback(TrainerCallback):
         self._run = Run(self._trainer, settings, resumed)
         tokens = float(getattr(state, "num_input_tokens_seen", 0) or 0)
         self._run.start(int(state.max_steps or 0), int(state.global_step), tokens)
+        if self._sigterm is not None:
+            self._sigterm.uninstall()
         self._sigterm = Sigterm.install(self._run)
 
     @_safe
@@ -217,9 +219,11 @@ class TelemetryCallback(TrainerCallback):
         """Leave the trainer as it was; a run in progress ends as interrupted."""
         if self._run is not None and not self._run.ended:
             self._end(Outcome.INTERRUPTED, "no longer observed")
+        if self._sigterm is not None:
+            self._sigterm.uninstall()
         if self._unwrap is not None:
             self._unwrap()
-        self._unwrap = self._trainer = None
+        self._unwrap = self._trainer = self._sigterm = None
 
     def _superseded(self) -> bool:
         """Whether another callback of this kind was given after this one: the last observes."""
@@ -232,6 +236,12 @@ class TelemetryCallback(TrainerCallback):
         reason = f"{type(error).__name__}: {error}"[:500]
         if self._sigterm is not None and self._sigterm.taking_effect:
             self._end(Outcome.INTERRUPTED, f"SIGTERM, then {reason}")
+            return
+        if isinstance(error, Exception) and self._sigterm is not None and self._sigterm.is_last:
+            # Once a rank has failed, its launcher sends SIGTERM, mostly before Prometheus has seen how it ended: the
+            # handler stays, and waits for that.
+            if self._run is not None:
+                self._run.end(Outcome.FAILED, reason)
             return
         # KeyboardInterrupt and SystemExit are somebody's wish.
         self._end(Outcome.FAILED if isinstance(error, Exception) else Outcome.INTERRUPTED, reason)

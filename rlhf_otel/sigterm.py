@@ -2,7 +2,8 @@
 
 A handler of the user's is called at once, since it may need the time to save. Whether it lets training go on
 shows when the next step ends; until then the run is announced as interrupted. Without a handler the process
-stays until Prometheus has seen the interruption, for a bounded time, and then dies of the signal.
+stays until Prometheus has seen the interruption, for a bounded time, and then dies of the signal; so it does when
+the run had failed just before.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ class Sigterm:
         present: object = signal.getsignal(signal.SIGTERM)
         if present is self:
             signal.signal(signal.SIGTERM, self._previous)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nobody else handles the signal: the process dies of it."""
+        return not callable(self._previous)
 
     @property
     def received(self) -> bool:

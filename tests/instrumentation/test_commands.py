@@ -123,16 +123,16 @@ def processes(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Proces
     return Processes(project, tmp_path_factory.mktemp("site"))
 
 
-def check(processes: Processes, at_least: int) -> None:
-    """The run was observed once; of all the processes one served it, and instrumenting imported nothing."""
+def check(processes: Processes, at_least: int, ranks: int = 1) -> None:
+    """The run was observed once; of all the processes its ranks served it, and instrumenting imported nothing."""
     folder = processes.project / "out" / "rlhf_otel"
     assert [record["step"] for record in journal(folder, "step")] == list(range(1, STEPS + 1))
     assert [record["outcome"] for record in journal(folder, "end")] == ["finished"]
     assert [record["run_id"] for record in journal(folder, "run")] == ["zero-code"]
     assert len(processes.told) >= at_least
     assert [said["imported"] for said in processes.told] == [[]] * len(processes.told)
-    assert len(processes.serving()) == 1
-    assert processes.serving()[0]["trained"]
+    assert len(processes.serving()) == ranks
+    assert all(said["trained"] for said in processes.serving())
 
 
 def test_trl_grpo(processes: Processes) -> None:
@@ -169,3 +169,10 @@ def test_children_that_never_train_open_nothing(processes: Processes) -> None:
     configure(processes.project, dataloader_num_workers=2)
     processes.run(["opentelemetry-instrument", "--", "python", "train.py"])
     check(processes, at_least=1)
+
+
+@pytest.mark.slow
+def test_torchrun_with_two_ranks(processes: Processes) -> None:
+    options = ["--nproc-per-node", "2", "--standalone"]
+    processes.run(["opentelemetry-instrument", "--", "torchrun", *options, "train.py"])
+    check(processes, at_least=3, ranks=2)

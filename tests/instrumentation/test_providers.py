@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TESTS = Path(__file__).parent.parent
 SCRIPT = """
 import json, sys
@@ -73,5 +75,6 @@ def test_kept_steps_go_the_way_of_the_users_spans(tmp_path: Path) -> None:
     assert {span["run"] for span in found if span["name"].startswith("rlhf.")} == {"mine"}
 
 
+@pytest.mark.slow
 def test_a_provider_that_does_nothing_with_spans_gets_none(tmp_path: Path) -> None:
     assert spans(tmp_path, "--without-processor") == []

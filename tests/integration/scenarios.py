@@ -110,6 +110,14 @@ def exception(folder: Path) -> None:
     train(folder, Strike(_fail))
 
 
+def exception_and_terminate(folder: Path) -> None:
+    """A rank fails, and its launcher ends it at once, before any Prometheus has seen that."""
+    try:
+        train(folder, Strike(_fail))
+    finally:
+        _terminate()
+
+
 def keyboard(folder: Path) -> None:
     """Ctrl-C."""
     train(folder, Strike(lambda _: os.kill(os.getpid(), signal.SIGINT)))

@@ -46,6 +46,7 @@ def ends_seen(client: Prometheus, run_id: str = "r") -> list[str]:
 CASES: dict[str, tuple[int, str, str, int]] = {
     "finish": (0, "finished", "", STEPS),
     "exception": (1, "failed", "RuntimeError: no memory for step 7", STRIKES),
+    "exception_and_terminate": (-15, "failed", "RuntimeError: no memory for step 7", STRIKES),
     "keyboard": (-2, "interrupted", "KeyboardInterrupt: ", STRIKES),
     "exits": (3, "interrupted", "SystemExit: 3", STRIKES),
     "terminate": (-15, "interrupted", "SIGTERM", STRIKES),

@@ -65,7 +65,7 @@ MOVING = ("rlhf_process_", "rlhf_host_", "rlhf_telemetry_", "rlhf_phase_", "rlhf
 """Families that change between two looks at the same step."""
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", pytest.param("grpc", marks=pytest.mark.slow)])
 def test_what_a_collector_hands_on_is_the_scrape(
     protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
