@@ -21,7 +21,14 @@ from rlhf_otel.cli.log_options import ALGORITHM, ANOMALIES_FOUND, LOG_PATH, RULE
     show_default=True,
     help="How to report.",
 )
-def replay(path: Path, algorithm: str, rule_file: Path | None, form: str) -> None:
+@click.option(
+    "--fail-on",
+    type=click.Choice(["info", "warning", "critical"]),
+    default="info",
+    show_default=True,
+    help="Least severity that makes the exit code 3; everything is reported all the same.",
+)
+def replay(path: Path, algorithm: str, rule_file: Path | None, form: str, fail_on: str) -> None:
     """Say what the rules would have found in a run that is over, when and why.
 
     PATH is a trainer_state.json (or an output or checkpoint directory with one), a journal, a TensorBoard
@@ -29,6 +36,7 @@ def replay(path: Path, algorithm: str, rule_file: Path | None, form: str) -> Non
 
     Exits with 0 when nothing was found, 3 when there are anomalies, 1 on an error.
     """
+    from rlhf_otel.catalogue.rules import Severity
     from rlhf_otel.replay import Replay, open_log
     from rlhf_otel.replay.log import check_has_steps
     from rlhf_otel.replay.reports import FORMATS, Report
@@ -40,5 +48,8 @@ def replay(path: Path, algorithm: str, rule_file: Path | None, form: str) -> Non
         replayed.observe(record)
     check_has_steps(log, replayed.steps)
     click.echo(FORMATS[form](Report(log, replayed)), nl=False)
-    if replayed.anomalies:
+    order = list(Severity)  # the worst first
+    if any(
+        order.index(found.anomaly.severity) <= order.index(Severity(fail_on)) for found in replayed.anomalies
+    ):
         raise click.exceptions.Exit(ANOMALIES_FOUND)

@@ -39,13 +39,24 @@ class Log:
     def _assembled(self, rows: Iterable[Row], assembler: RowAssembler) -> Iterator[StepRecord]:
         self.evaluation = assembler.evaluation
         self.unknown = assembler.unknown
+        last = 0
         for row in rows:
             record = assembler.record(row)
             self.timed = assembler.timed
             if assembler.algorithm != self.identity.algorithm:
                 self.identity = replace(self.identity, algorithm=assembler.algorithm)
             if record is not None:
+                if record.step < last:
+                    self._note_restart(last, record.step)
+                last = record.step
                 yield record
+
+    def _note_restart(self, last: int, step: int) -> None:
+        said = "Steps go back"
+        if not any(note.startswith(said) for note in self.notes):
+            self.notes.append(
+                f"{said}, from {last} to {step}: a resumed run, or several in one log. They are judged as one."
+            )
 
 
 def check_has_steps(log: Log, steps: int) -> None:

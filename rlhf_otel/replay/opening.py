@@ -88,7 +88,14 @@ def _open_directory(path: Path, how: _How) -> Log:
         return _open_wandb(runs[0], how)
     if next(path.rglob("*tfevents*"), None) is not None:
         return _open_tensorboard(path, how)
-    raise ReplayError(f"{path} holds no log that can be replayed: {KNOWN}")
+    below = [each for each in sorted(path.iterdir()) if each.is_dir() and _is_output_directory(each)]
+    hint = f"Runs are in {_names(below)}" if below else f"Give {KNOWN}"
+    raise ReplayError(f"{path} holds no log that can be replayed. {hint}")
+
+
+def _is_output_directory(path: Path) -> bool:
+    """Whether a trainer wrote here."""
+    return (path / "rlhf_otel").is_dir() or any(path.glob("**/trainer_state.json"))
 
 
 def _names(paths: Iterable[Path]) -> str:
@@ -122,7 +129,7 @@ def _open_file(path: Path, how: _How) -> Log:
         return _open_objects(path, first, how)
     if path.suffix.lower() in (".csv", ".tsv", ".txt", ""):
         return _read(path, tables.CSV, tables.csv_rows(lines(path, how.following), path), how)
-    raise ReplayError(f"{path} is no log that can be replayed: {KNOWN}")
+    raise ReplayError(f"{path} is no log that can be replayed. Give {KNOWN}")
 
 
 def _is_object(line: bytes) -> bool:

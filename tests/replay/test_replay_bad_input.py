@@ -38,6 +38,15 @@ def test_an_empty_directory_is_told_what_could_be_in_it(tmp_path: Path) -> None:
     assert "journal" in said
 
 
+def test_a_directory_above_output_directories_is_told_which(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name / "checkpoint-5").mkdir(parents=True)
+        (tmp_path / name / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    (tmp_path / "other").mkdir()
+    said = message(tmp_path / ".")
+    assert f"Runs are in {tmp_path / 'first'}, {tmp_path / 'second'}" in said
+
+
 def test_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").touch()
     assert "is empty" in message(tmp_path / "trainer_state.json")

@@ -49,6 +49,15 @@ def test_exit_codes(healthy: Path, dropped: Path, tmp_path: Path, form: str) -> 
     assert command("replay", tmp_path / "absent", "--format", form).exit_code == 1
 
 
+@pytest.mark.parametrize(("least", "code"), [("info", 3), ("warning", 3), ("critical", 0)])
+def test_milder_anomalies_can_pass(tmp_path: Path, least: str, code: int) -> None:
+    path = write(tmp_path / "log.jsonl", [0.5, 0.6, 0.5, 0.6], learning_rate=0.0)
+    done = command("replay", path, "--fail-on", least)
+    assert done.exit_code == code
+    assert "WARNING LearningRateZero" in done.stdout
+    assert "CRITICAL" not in done.stdout
+
+
 def test_an_error_is_one_line_for_people(tmp_path: Path) -> None:
     code = "from rlhf_otel.cli import main; main()"
     done = subprocess.run(
@@ -131,6 +140,13 @@ def test_sparse_logging_is_explained(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps({"step": 10 * i, "loss": 0.5}) + "\n" for i in range(1, 6)))
     assert "logged about every 10 steps" in command("replay", path).stdout
+
+
+def test_a_log_whose_steps_go_back_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    steps = [1, 2, 3, 2, 3, 1, 2]
+    path.write_text("".join(json.dumps({"step": step, "loss": 0.5}) + "\n" for step in steps))
+    assert command("replay", path).stdout.count("Steps go back, from 3 to 2") == 1
 
 
 def test_a_short_log_is_told_that_nothing_relative_was_judged(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from rlhf_otel.catalogue.rules import RULES
 from rlhf_otel.cli import commands
 from rlhf_otel.errors import ConfigurationError
+from rlhf_otel.rule_files import rules_of
 from rlhf_otel.settings import load
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -199,15 +200,26 @@ def test_promtool_accepts_the_files(tmp_path: Path, text: str) -> None:
 
 @needs_promtool
 @pytest.mark.servers
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param(text, id=name, marks=() if number == 0 else pytest.mark.slow)
-        for number, (name, text) in enumerate(CASES.items())
-    ],
-)
-def test_the_generated_tests_pass(tmp_path: Path, text: str) -> None:
-    written_for(text, tmp_path)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a bit of everything", "everything critical disabled"])
+def test_the_generated_tests_pass(tmp_path: Path, name: str) -> None:
+    written_for(CASES[name], tmp_path)
+    promtool(tmp_path, "test", "rules", "tests/rlhf.rules.test.yaml")
+
+
+@needs_promtool
+@pytest.mark.servers
+def test_the_generated_tests_of_what_was_tuned_and_added_pass(tmp_path: Path) -> None:
+    written_for(CASES["a bit of everything"], tmp_path)
+    changed = {rule.alert for rule in rules_of(tmp_path / "rules.yaml") if rule not in RULES}
+    path = tmp_path / "tests" / "rlhf.rules.test.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["tests"] = [
+        test for test in content["tests"] if test["alert_rule_test"][0]["alertname"] in changed
+    ]
+    tested = {test["alert_rule_test"][0]["alertname"] for test in content["tests"]}
+    assert {"RLHFCritical", "RLHFEvent", "RLHFSilent", "RLHFBelow", "RLHFRewardCollapse"} <= tested
+    path.write_text(yaml.safe_dump(content))
     promtool(tmp_path, "test", "rules", "tests/rlhf.rules.test.yaml")
 
 
