@@ -66,12 +66,13 @@ def replay(bundle: Bundle, model: str | None = None) -> Replayed:
             f"{bundle.path} holds no weights: name a checkpoint of about that step with --model"
         )
     with _trainer(bundle, str(source)) as (name, trainer):
-        return _replay(bundle, trainer, name)
+        try:
+            return _replay(bundle, trainer, name)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise BundleError(f"{name} cannot compute its loss from {bundle.path}: {error!r}") from error
 
 
 def _replay(bundle: Bundle, trainer: Any, name: str) -> Replayed:
-    import torch
-
     losses: list[float] = []
     findings: list[Finding] = []
     where: int | None = None
@@ -81,7 +82,7 @@ def _replay(bundle: Bundle, trainer: Any, name: str) -> Replayed:
     for index, (kept, states) in enumerate(zip(bundle.micro_batches, bundle.random_states, strict=True)):
         inputs = {key: value for key, value in kept.items() if key != "policy_logps"}
         inputs = {key: _to(value, trainer.accelerator.device) for key, value in inputs.items()}
-        torch.set_rng_state(states["cpu"])
+        _restore_random(states)
         probe = Probe(model)
         losses.append(probe.run(inputs, partial(trainer.compute_loss, model, dict(inputs))))
         if probe.findings and where is None:
@@ -89,6 +90,14 @@ def _replay(bundle: Bundle, trainer: Any, name: str) -> Replayed:
     last = Probe(model)
     norm = last.look_at_gradients()
     return Replayed(name, losses, norm, findings + last.findings, where)
+
+
+def _restore_random(states: Mapping[str, Any]) -> None:
+    import torch
+
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _to(value: Any, device: Any) -> Any:
@@ -114,6 +123,8 @@ def _trainer(bundle: Bundle, source: str) -> Iterator[tuple[str, Any]]:
             trainer = _constructed(trainer_class, arguments, source, bundle.tokenizer)
         except (OSError, ValueError, TypeError, ImportError) as error:
             raise BundleError(f"{name} cannot be set up from {bundle.path}: {error}") from error
+        if facts["arguments"].get("use_vllm"):  # it sampled: the loss weighs by what it said of its tokens
+            trainer.use_vllm = True
         yield name, trainer
 
 

@@ -19,7 +19,13 @@ TESTS = Path(__file__).parent.parent
     ("how", "error", "outcome", "reason"),
     [
         ("fail", "ConnectionError", "failed", "ConnectionError: the reward service hung up"),
-        ("stop", "TrainingStopped", "interrupted", "stopped by an action: a test"),
+        pytest.param(
+            "stop",
+            "TrainingStopped",
+            "interrupted",
+            "stopped by an action: a test",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_end_of_a_process_that_fails_or_is_stopped(

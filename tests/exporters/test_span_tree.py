@@ -289,6 +289,13 @@ def test_any_reward_function_name_can_be_sent(detail: str, caplog: pytest.LogCap
     assert not caplog.records
 
 
+def test_what_is_done_about_an_anomaly_is_an_attribute_of_its_event() -> None:
+    answered = dataclasses.replace(anomaly(), actions=("webhook", "stop"))
+    span = build(step(GRPO_STEP), anomalies=(answered,))[0]
+    assert span.events[0].attributes["rlhf.anomaly.actions"] == ("webhook", "stop")
+    assert encode_spans([span]), "a collector gets it as an array"
+
+
 def test_anomalies_are_events_of_the_step() -> None:
     span = build(step(GRPO_STEP), anomalies=(anomaly(),))[0]
     (event,) = span.events

@@ -193,6 +193,22 @@ def test_damaged_tensors(copy: Path) -> None:
         read(copy)
 
 
+def test_inputs_that_are_missing(copy: Path) -> None:
+    tensors = torch.load(copy / "tensors.pt", weights_only=True)
+    del tensors["micro_batches"][0]["completion_ids"]
+    torch.save(tensors, copy / "tensors.pt")
+    result = run(copy)
+    assert isinstance(result.exception, BundleError)
+    assert "completion_ids" in str(result.exception)
+
+
+@pytest.mark.parametrize("part", ["model/config.json", "tokenizer/tokenizer.json", "model/model.safetensors"])
+def test_a_part_that_is_missing(copy: Path, part: str) -> None:
+    (copy / part).unlink()
+    result = run(copy)
+    assert isinstance(result.exception, BundleError), result.exception
+
+
 class Hostile:
     def __reduce__(self) -> tuple[Any, ...]:
         return (pytest.fail, ("code from a bundle was run",))

@@ -16,6 +16,7 @@ from rlhf_otel.cli import commands
 from rlhf_otel.guard.bundle import name_of
 
 
+@pytest.mark.slow
 def test_both_ranks_drop_the_same_update(tmp_path: Path) -> None:
     build_trainer(tmp_path)  # the model that both ranks load
     two_ranks(guarded_rank.__file__, tmp_path, "drop")
