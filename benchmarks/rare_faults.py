@@ -98,13 +98,13 @@ def _slow_training(target: Target, dose: Dose) -> None:
 
 RARE: Final[dict[str, Rare]] = {
     "sharpened": Rare(
-        ("EntropyDrift", "EntropyFalling", "EntropyCollapse", "ZeroAdvantageGroups"),
-        {"learning_rate": 5e-4},
-        _entropy_bonus(-0.5),
+        ("EntropyDrift", "EntropyFalling", "EntropyCollapse", "RewardSaturated"),
+        {"learning_rate": 1e-3},
+        _entropy_bonus(-1.0),
         120,
     ),
     "entropy-bonus": Rare(
-        ("EntropyExplosion", "RewardDrift"), {"learning_rate": 5e-4}, _entropy_bonus(0.5), 100
+        ("EntropyExplosion", "RewardDrift"), {"learning_rate": 5e-4, "beta": 0.0}, _entropy_bonus(0.5), 90
     ),
     "huge-learning-rate": Rare(("LearningRateOutOfRange",), {}, _huge_learning_rate, 60),
     "no-gradient": Rare(("ParametersNotChanging",), {}, _no_gradient, 60),
@@ -118,7 +118,6 @@ RARE: Final[dict[str, Rare]] = {
     "one-constant": Rare(("RewardFunctionConstant",), {"reward": "one-constant"}),
     "conflict": Rare(("RewardFunctionsInConflict",), {"reward": "conflict"}, steps=40),
     "too-hard": Rare(("PromptsTooHard",), {"reward": "too-hard"}, steps=40),
-    "too-easy": Rare(("RewardSaturated",), {"reward": "too-easy"}, steps=40),
     "empty": Rare(("EmptyCompletions",), {}, _sure_to_say("<eos>"), 60),
     "cut-short": Rare(("CompletionLengthCollapse",), {}, _cut_short, 70),
     "one-word": Rare(("RepetitionHigh",), {}, _sure_to_say("um"), 70),
@@ -182,10 +181,3 @@ def _too_hard(functions: list[Any]) -> list[Any]:
     )
     nothing = [_answering(f, lambda scores, texts: [0.0 for _ in scores]) for f in functions[1:]]
     return [hard, *nothing]
-
-
-@_rewards("too-easy")
-def _too_easy(functions: list[Any]) -> list[Any]:
-    easy = _answering(functions[0], lambda scores, texts: [float(score > 0.5) for score in scores])
-    nothing = [_answering(f, lambda scores, texts: [0.0 for _ in scores]) for f in functions[1:]]
-    return [easy, *nothing]

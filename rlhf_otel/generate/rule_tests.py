@@ -18,6 +18,9 @@ from rlhf_otel.generate.yaml_text import dump
 
 INSTANCE: Final = "host:9464"
 EVALUATED_AFTER: Final = "10m"
+EVALUATED_EVERY: Final = 4
+"""In scrapes. promtool evaluates all rules for each test, so that the time it takes goes with the square of their
+number."""
 RUN: Final = re.compile(r'run_id="([^"]+)"')
 
 
@@ -29,7 +32,7 @@ def tests_file(timing: Timing, rules_path: str, runbook_base: str, judged: Seque
     """All tests, as promtool's YAML."""
     testable = [form for form in rules.forms(timing, judged) if _is_testable(form.rule, judged)]
     tests = [_test(form, case, timing, runbook_base) for form in testable for case in _cases(form)]
-    return dump({"rule_files": [rules_path], "evaluation_interval": f"{timing.scrape_s}s", "tests": tests})
+    return dump({"rule_files": [rules_path], "evaluation_interval": timing.duration(EVALUATED_EVERY), "tests": tests})
 
 
 def _is_testable(rule: Rule, judged: Sequence[Rule]) -> bool:
