@@ -61,6 +61,7 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("journal", "off"),
         ("samples", "off"),
         ("checkpoints", "off"),
+        ("checkpoints", "on"),
         ("trace_one_in", 7),
         ("stall_floor_s", 12.5),
         ("stall_multiple", 2.0),

@@ -42,14 +42,19 @@ NEVER_ENDED = {"values", "update", "telemetry", "other"}
 REWARDS = [0.1, 0.2, 0.3, 0.4]
 COMPLETIONS = ["one two three four five", "a b c d e f", "", "x x x x x x x"]
 
+ANALYSIS = Analysis(
+    2, "checkpoint-2", 0.6, counts={"swollen-layer": 1, "learning-rate": 1, "state-missing": 2}
+)
+"""A checkpoint with some findings."""
+
 SYSTEM_SIGNALS = {
     "gpu_memory_used": 0.75,
     "allocation_retries": 0.0,
     "host_memory_used": 0.5,
     "host_memory_exhaustion": 9e4,
-    "checkpoint_health": 1.0,
-    "checkpoint_drift": 0.01,
-    "checkpoint_reference_drift": 0.1,
+    "checkpoint_health": 0.6,
+    "checkpoint_drift": 1e-3,
+    "checkpoint_reference_drift": 1e-2,
 }
 
 
@@ -136,6 +141,8 @@ def grpo_view(rank: int = 0, functions: int = 10) -> RunView:
         zeros,
         SYSTEM,
         pipeline.telemetry(1, 0.01)._replace(dropped={"background": 0, "journal": 0, "traces": 0}),
+        checkpoint=ANALYSIS if rank == 0 else None,
+        checkpoint_analyses={"done": 1, "failed": 1, "skipped": 1} if rank == 0 else {},
     )
 
 
@@ -170,8 +177,6 @@ def complete_view() -> RunView:
         function_nonfinite=one,
         actions={("log", "done"): 1},
         end=RunEnd(Outcome.FINISHED, NOW_NS, 3),
-        checkpoint=Analysis(2, "checkpoint-2", 0.5, counts={"swollen-layer": 1}),
-        checkpoint_analyses={"done": 1},
         updates_dropped=1,
     )
 

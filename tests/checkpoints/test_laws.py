@@ -139,3 +139,9 @@ def test_reading_a_safetensors_checkpoint_needs_no_torch(tmp_path: Path) -> None
         f"assert c.inspect({str(tmp_path)!r}).weights; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_finding_is_documented_with_its_severity_and_damage() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    for kind in FINDING_KINDS:
+        assert f"| `{kind.name}` | {kind.severity.value} | {kind.damage:g} | {kind.meaning} |" in page

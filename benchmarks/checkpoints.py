@@ -1,0 +1,292 @@
+"""How fast a checkpoint is inspected and in how much memory, what its analysis costs training, and what is found.
+
+python benchmarks/checkpoints.py [--json FILE] [--quick] [--gigabytes 2] [--rounds 5] [--keep FOLDER]
+
+Exits with 1 when a figure misses its target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from machine import headline, machine, versions
+
+HALF_OF_SUM: Final = 0.5
+MAX_RESIDENT_MB: Final = 500
+TIMES_NAIVE: Final = 5.0
+MAX_STEP_COST: Final = 0.01
+STEPS: Final = 40
+"""Steps of a block, with or without an analysis beside them."""
+
+
+# --- speed, each measurement in a process of its own
+
+
+def make(folder: Path, gigabytes: float) -> None:
+    """A Llama of that size in bf16, as it is initialised: sharded safetensors, and the same as a pickle."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    layers = max(1, round(gigabytes * 7.2))
+    config = LlamaConfig(
+        vocab_size=32768, hidden_size=2048, intermediate_size=8192, num_hidden_layers=layers, num_attention_heads=32,
+        num_key_value_heads=8, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.set_default_dtype(torch.bfloat16)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder / "sharded", max_shard_size="500MB")
+    torch.save(model.state_dict(), folder / "model.bin")
+
+
+def one_pass_of_sum(folder: Path) -> float:
+    """torch.sum of every memory-mapped tensor, as fast as torch does it. Returns seconds."""
+    import torch
+    from safetensors import safe_open
+
+    started = time.perf_counter()
+    for file in sorted((folder / "sharded").glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                torch.sum(tensors.get_tensor(name))
+    return time.perf_counter() - started
+
+
+def inspection(folder: Path) -> float:
+    """What ``rlhf-otel checkpoint inspect`` does. Returns seconds."""
+    from rlhf_otel import checkpoints
+
+    started = time.perf_counter()
+    found = checkpoints.inspect(folder / "sharded")
+    seconds = time.perf_counter() - started
+    if found.findings or found.health != 1.0:
+        raise SystemExit(f"a sound checkpoint has findings: {found.findings}")
+    return seconds
+
+
+def straightforward(folder: Path) -> float:
+    """torch.load, then each tensor's statistics one after another. Returns seconds."""
+    import torch
+
+    started = time.perf_counter()
+    for tensor in torch.load(folder / "model.bin", map_location="cpu", weights_only=True).values():
+        values = tensor.float()
+        _ = {
+            "mean": values.mean().item(),
+            "std": values.std().item(),
+            "min": values.min().item(),
+            "max": values.max().item(),
+            "norm": values.norm().item(),
+            "zeros": (values == 0).float().mean().item(),
+            "nan": torch.isnan(values).sum().item(),
+            "inf": torch.isinf(values).sum().item(),
+        }
+    return time.perf_counter() - started
+
+
+WAYS: Final[dict[str, Callable[[Path], float]]] = {
+    "torch.sum": one_pass_of_sum,
+    "inspect": inspection,
+    "torch.load": straightforward,
+}
+
+
+def run_way(way: str, folder: Path) -> None:
+    """In a process of its own: print what it took."""
+    before = sum(os.times()[:2])
+    seconds = WAYS[way](folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "resident_mb": peak, "cpu_seconds": sum(os.times()[:2]) - before}))
+
+
+def in_process(way: str, folder: Path) -> dict[str, float]:
+    """Run a way in a fresh interpreter, with one thread for each piece as the command line has it."""
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") if way == "inspect" else {}
+    done = subprocess.run(
+        [sys.executable, __file__, "--way", way, "--keep", str(folder)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **threads},
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure_speed(folder: Path, rounds: int) -> dict[str, Any]:
+    """Ways after one another, round after round, so that a busy minute hits all of them; files are cached."""
+    measured: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for number in range(rounds + 1):
+        for way in WAYS:
+            found = in_process(way, folder)
+            if number:  # the first round fills the page cache
+                measured[way].append(found)
+    best = {way: min(one["seconds"] for one in found) for way, found in measured.items()}
+    size = sum(file.stat().st_size for file in (folder / "sharded").glob("*.safetensors"))
+    return {
+        "bytes": size,
+        "seconds": {way: [one["seconds"] for one in found] for way, found in measured.items()},
+        "cpu_seconds": {way: [one["cpu_seconds"] for one in found] for way, found in measured.items()},
+        "gigabytes_per_second": {way: size / seconds / 1e9 for way, seconds in best.items()},
+        "share_of_sum": best["torch.sum"] / best["inspect"],
+        "times_naive": best["torch.load"] / best["inspect"],
+        "resident_mb": max(one["resident_mb"] for one in measured["inspect"]),
+    }
+
+
+# --- beside training
+
+
+def step_seconds(steps: int) -> list[float]:
+    """Steps of real training of a small Llama on all cores."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=2048, hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=8
+    )
+    model = LlamaForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters())
+    tokens = torch.randint(0, 2048, (4, 128))
+    found = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(time.perf_counter() - started)
+    return found[2:]
+
+
+@contextmanager
+def analysed(folder: Path, beside: bool) -> Iterator[None]:
+    """With an analysis that begins anew whenever it ends, or without one."""
+    from rlhf_otel.checkpoints.process import CheckpointAnalysis
+
+    analysis = CheckpointAnalysis(lambda _: analysis.submit(0, folder / "sharded"))
+    if beside:
+        analysis.submit(0, folder / "sharded")
+        time.sleep(2.0)  # it has begun to read
+    try:
+        yield
+    finally:
+        analysis.close(0.0)
+
+
+def measure_training(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
+    """Blocks of steps with and without an analysis, alternating; the cost is the median of their ratios."""
+    blocks: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(2 * rounds):
+        beside = number % 4 in (1, 2)  # A B B A: a drift of the machine hits both
+        with analysed(folder, beside):
+            blocks[beside].append(median(step_seconds(steps)))
+    ratios = [with_it / without for with_it, without in zip(blocks[True], blocks[False], strict=True)]
+    return {"with": blocks[True], "without": blocks[False], "cost": median(ratios) - 1.0}
+
+
+# --- what is found
+
+
+def judge(folder: Path) -> dict[str, Any]:
+    """Which broken checkpoints are found and named, which sound ones are called healthy."""
+    from checkpoint_cases import BROKEN, SOUND
+
+    from rlhf_otel.catalogue.rules import Severity
+    from rlhf_otel.checkpoints import inspect
+
+    missed, slandered = [], []
+    for number, case in enumerate(BROKEN):
+        path, before = case.make(folder / f"broken-{number}")
+        findings = inspect(path, before).findings
+        if not any(one.name == case.finding and case.where in one.where for one in findings):
+            missed.append(case.name)
+    for number, sound in enumerate(SOUND):
+        path, before = sound.make(folder / f"sound-{number}")
+        found = inspect(path, before)
+        if found.count(Severity.CRITICAL) or found.health < 0.9:
+            slandered.append(sound.name)
+    return {"broken": len(BROKEN), "missed": missed, "sound": len(SOUND), "slandered": slandered}
+
+
+# --- report
+
+
+def report(speed: dict[str, Any], training: dict[str, Any], judged: dict[str, Any]) -> list[str]:
+    """Print the figures; the targets that were missed."""
+    print(headline())
+    for way, rate in speed["gigabytes_per_second"].items():
+        times, cpu = speed["seconds"][way], median(speed["cpu_seconds"][way])
+        print(f"{way:<11} {rate:6.2f} GB/s best, median {median(times):6.2f} s, CPU {cpu:6.2f} s")
+    print(
+        f"inspect: {speed['share_of_sum']:.2f} of torch.sum's speed, {speed['times_naive']:.1f} times that of torch.load"
+    )
+    print(f"inspect: {speed['resident_mb']:.0f} MB resident for {speed['bytes'] / 1e9:.2f} GB")
+    print(
+        f"analysis beside training: {training['cost']:+.2%} of a step's {1e3 * median(training['without']):.0f} ms"
+    )
+    found = judged["broken"] - len(judged["missed"])
+    healthy = judged["sound"] - len(judged["slandered"])
+    print(f"{found} of {judged['broken']} broken checkpoints found and named {judged['missed'] or ''}")
+    print(f"{healthy} of {judged['sound']} sound checkpoints called healthy {judged['slandered'] or ''}")
+    targets = {
+        "half of torch.sum's speed": speed["share_of_sum"] >= HALF_OF_SUM,
+        "500 MB of memory": speed["resident_mb"] < MAX_RESIDENT_MB,
+        "5 times torch.load": speed["times_naive"] >= TIMES_NAIVE,
+        "1 % of a step": training["cost"] < MAX_STEP_COST,
+        "all broken ones found": not judged["missed"],
+        "all sound ones healthy": not judged["slandered"],
+    }
+    return [name for name, reached in targets.items() if not reached]
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
+    parser.add_argument("--quick", action="store_true", help="small and few: does it run at all")
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="where the large checkpoint is made and stays"
+    )
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        run_way(arguments.way, arguments.keep)
+        return 0
+    rounds, gigabytes = (1, 0.3) if arguments.quick else (arguments.rounds, arguments.gigabytes)
+    with tempfile.TemporaryDirectory(prefix="rlhf-otel-bench-") as temporary:
+        folder = arguments.keep or Path(temporary)
+        if not (folder / "model.bin").exists():
+            make(folder, gigabytes)
+        speed = measure_speed(folder, rounds)
+        training = measure_training(folder, rounds, 6 if arguments.quick else STEPS)
+        judged = judge(Path(temporary))
+    missed = report(speed, training, judged)
+    if arguments.json:
+        content = {
+            "machine": machine(),
+            "versions": versions(["rlhf-otel", "torch", "numpy", "safetensors"]),
+            "speed": speed,
+            "training": training,
+            "judged": judged,
+        }
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print(f"missed: {', '.join(missed)}" if missed else "all targets reached")
+    return 1 if missed and not arguments.quick else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
