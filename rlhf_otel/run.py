@@ -22,7 +22,7 @@ from rlhf_otel import faults, resumption, serving
 from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.assembly import Assembler, RawStep
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
-from rlhf_otel.catalogue.spans import Outcome
+from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.checkpoints.process import CheckpointAnalysis
 from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
@@ -376,8 +376,7 @@ class Run:
             self.pipeline.evaluation(evaluation, step, time_s)
 
     def _observe(self, raw: RawStep) -> None:
-        assert self._assembler is not None
-        record, tokens = self._assembler.assemble(raw)
+        record, tokens = self._assembled(raw)
         record.values.update(_read("system signals", self.system.signals, {}))
         record.values.update(_read("growth of memory", lambda: self.system.growth(record.step), {}))
         if self._checkpoints is not None:
@@ -410,9 +409,17 @@ class Run:
             with faults.isolated("actions", "noting what the guard did"):
                 self.guard.observe(record)
 
+    def _assembled(self, raw: RawStep) -> tuple[StepRecord, float]:
+        """The step's record; if that fails, one with its times alone: a fault of ours is no lack of progress."""
+        assembler = self._assembler
+        assert assembler is not None
+        bare = StepRecord(
+            raw.step, raw.epoch or 0.0, StepKind.GENERATE, raw.start_ns, raw.end_ns, raw.time_ns
+        )
+        return _read("a step's parts", lambda: assembler.assemble(raw), (bare, 0.0))
+
     def _observe_failed(self, raw: RawStep) -> None:
-        assert self._assembler is not None
-        record, _ = self._assembler.assemble(raw)
+        record, _ = self._assembled(raw)
         self._guarded(record)
         self._announce(self.pipeline.failed_step(record))
 

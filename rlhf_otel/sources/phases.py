@@ -28,8 +28,8 @@ Plain tuples here: a named one takes four times as long to make."""
 
 _Ended = tuple[OpenInterval, int, bool]
 """A phase that has ended, ``perf_counter_ns`` at its end, and whether it was left by an exception."""
-_StepEnd = tuple[int, bool]
-"""Among what has ended: the number of the step that ends here, and whether no phase is open."""
+_StepEnd = tuple[int, int | None]
+"""Among what has ended: the number of the step that ends here, and the start of the innermost open phase."""
 
 
 class Interval(NamedTuple):
@@ -119,7 +119,7 @@ class PhaseRecorder:
         A phase that is still open belongs to the step in which it ends.
         """
         self._steps += 1
-        self._ended.append((self._steps, not self._stack))
+        self._ended.append((self._steps, self._stack[-1][2] if self._stack else None))
         return self._steps
 
     def add_seconds(self, phase: str, seconds: float) -> None:
@@ -176,11 +176,10 @@ class _Accounts:
         while ended:
             item = ended.popleft()
             if len(item) == 2:
-                number, nothing_open = item
+                number, innermost = item
                 self.steps.append((number, self._step))
                 self._step = []
-                if nothing_open:
-                    self._unclaimed.clear()
+                self._settle(innermost)
             else:
                 taken.add(id(item[0]))
                 self._add(*item)
@@ -199,6 +198,13 @@ class _Accounts:
             totals[detail] = totals.get(detail, 0.0) + duration * 1e-9
         if len(self._step) < MAX_PHASES:
             self._step.append(Interval(opened, end, failed, exclusive))
+
+    def _settle(self, innermost: int | None) -> None:
+        """At the end of a step: what no open phase will claim is forgotten, what the innermost will is one sum."""
+        if innermost is None:
+            self._unclaimed.clear()
+        elif claimed := self._claim(innermost):
+            self._unclaimed.append((innermost, claimed))
 
     def _claim(self, start: int) -> int:
         """Time of the phases that began at ``start`` or later: phases end before the one around them."""

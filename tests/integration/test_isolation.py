@@ -55,6 +55,19 @@ def test_a_source_that_raises_loses_only_its_own_values(
     assert faults.total() >= STEPS, "counted each time"
 
 
+def test_a_step_that_cannot_be_read_at_all_is_still_progress(
+    unobserved: Outcome, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(assembly.Assembler, "assemble", broken)
+    scraping = ScrapeEachStep()
+    telemetry = TelemetryCallback(metrics_port=0, journal=tmp_path / "journal")
+    assert outcome(tmp_path, [telemetry, scraping]) == unobserved
+
+    assert scraping.scrapes[STEPS]("rlhf_step") == STEPS
+    assert [record["step"] for record in journal(tmp_path / "journal", "step")] == list(range(1, STEPS + 1))
+    assert once_per_fault(caplog) == {"reading a step's parts": 1}
+
+
 def nan_at_step_three(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
     scores = variety(completions)
     return [float("nan"), *scores[1:]] if trainer_state.global_step == 2 else scores
