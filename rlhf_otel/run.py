@@ -179,7 +179,7 @@ class Run:
         """SIGTERM has arrived: say so at once, and take it back if training goes on all the same."""
         self.pipeline.announce(Outcome.INTERRUPTED, "SIGTERM", self._last_step)
         if self._push is not None:
-            self._push.push(FLUSH_S)
+            self._push.push(0.0)  # begun, and not waited for: the user's handler may need the time
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
         """Training has ended. Harmless when called again."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import urllib.request
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +13,9 @@ import pytest
 from otlp_receiver import free_port
 
 from rlhf_otel import serving
+from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.exporters.endpoint import Endpoint
-from rlhf_otel.records import RunIdentity, RunView, Snapshot
+from rlhf_otel.records import RunEnd, RunIdentity, RunView, Snapshot
 
 SOON_S = 30.0
 
@@ -23,11 +26,12 @@ class Run:
     def __init__(self, run_id: str) -> None:
         identity = RunIdentity(run_id)
         self.ended = False
+        self.end: RunEnd | None = None
         self.settings = SimpleNamespace(file_sd=None, linger_s=0.0)
         self.pipeline = SimpleNamespace(identity=identity, health=lambda: (True, "ok"))
 
     def view(self) -> RunView:
-        return RunView(self.pipeline.identity, Snapshot(step=1))
+        return RunView(self.pipeline.identity, Snapshot(step=1), end=self.end)
 
     def abandoned(self) -> None:
         """Nothing to end."""
@@ -68,6 +72,29 @@ def test_a_run_that_begins_while_the_port_is_being_closed_gets_it(monkeypatch: p
     go_on.set()
     beginning.join(SOON_S)
     assert serving.address() == f"http://localhost:{port}"
+
+
+def test_the_end_of_a_run_stays_to_be_seen_while_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what concerns it as a run; the rest would be many series, run after run."""
+    monkeypatch.setattr(Endpoint, "wait_held", lambda *_, **__: threading.Event().wait(SOON_S))
+    port = free_port()
+    first, second = Run("first"), Run("second")
+    expose(first, port)
+    first.end = RunEnd(Outcome.FAILED, 10**9, 1)
+    end(first)
+    expose(second, port)
+    with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=SOON_S) as answer:
+        text = answer.read().decode()
+    assert 'rlhf_run_end_timestamp_seconds{outcome="failed",rank="0",run_id="first"} 1.0' in _sorted_labels(
+        text
+    )
+    assert 'rlhf_step{run_id="first"} 1.0' in text
+    scraped = [line for line in text.splitlines() if line.startswith("rlhf_telemetry_scrapes_total")]
+    assert ["second" in line for line in scraped] == [True]
+
+
+def _sorted_labels(text: str) -> str:
+    return re.sub(r"\{(.*?)\}", lambda found: "{" + ",".join(sorted(found[1].split(","))) + "}", text)
 
 
 def test_what_is_left_of_ended_runs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
