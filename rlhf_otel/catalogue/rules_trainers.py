@@ -51,6 +51,18 @@ TRAINER_RULES: Final[tuple[Rule, ...]] = (
         inhibited_by=("NonFinite",),
     ),
     Rule(
+        "ValueClipFractionHigh", _LEVEL, _WARNING,
+        "most value updates are clipped",
+        "The value function is asked to move further than cliprange_value allows: its learning rate or the scale of the "
+        "rewards is too large, or it has just been initialised.",
+        "Scale or normalise the rewards; raise cliprange_value or lower the learning rate; look at the value loss.",
+        _HEURISTIC,
+        conditions=(Comparison("value_clip_ratio", Statistic.AVERAGE, ">", 0.5),),
+        steps=10,
+        after_step=20,
+        inhibited_by=("NonFinite",),
+    ),
+    Rule(
         "PolicyRatioBlowUp", _LEVEL, _WARNING,
         "probability ratios between the updates of one step have become unstable",
         "Updates are so large that later mini-batches see another policy than the one that sampled: the learning rate is "

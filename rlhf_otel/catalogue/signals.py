@@ -167,7 +167,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         relative_resolution=0.5,
     ),
     Signal("ratio_to_sampler", "rlhf_ratio_to_sampler_mean", "1", "Async GRPO: mean ratio of the policy's token probabilities to those of the older policy that sampled.", baseline=True, resolution=0.01),
-    Signal("value_clip_ratio", "rlhf_value_clip_ratio", "ratio", "PPO: share of tokens whose value update is clipped; corrected for unfilled cells."),
+    Signal("value_clip_ratio", "rlhf_value_clip_ratio", "ratio", "PPO: share of tokens whose value update is clipped; corrected for unfilled cells.", baseline=True, resolution=0.05),
     Signal(
         "kl_policy_loss_ratio",
         "rlhf_kl_to_policy_loss_ratio",

@@ -62,7 +62,8 @@ def inhibitions(rules: Sequence[Rule] = RULES) -> list[dict[str, Any]]:
 
 
 def _explains(source: Rule, rule: Rule) -> bool:
-    """Whether ``source`` explains ``rule`` away. A run that is over needs no ticket about its steps; a page has been
-    sent for a reason."""
+    """Whether ``source`` explains ``rule`` away. A run that is over needs no ticket about its steps, but one about
+    the checkpoint that it leaves; a page has been sent for a reason."""
     tickets = rule.rule_class is RuleClass.LEVEL and rule.severity is not Severity.CRITICAL
-    return source.name in rule.inhibited_by or (source.name == FINISHED and tickets)
+    outlasts = rule.signal.startswith("checkpoint_")
+    return source.name in rule.inhibited_by or (source.name == FINISHED and tickets and not outlasts)

@@ -7,10 +7,10 @@ theirs in ``outside_cases``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rlhf_otel.catalogue.rules import RULE_BY_NAME, RULES, Comparison, Rule, RuleClass
+from rlhf_otel.catalogue.rules import RULE_BY_NAME, Comparison, Rule, RuleClass
 from rlhf_otel.detection.promql import ENGINE, STREAK, AlertForm, Timing, series
 from rlhf_otel.generate import rules
 from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
@@ -158,8 +158,3 @@ def _beyond(comparison: Comparison, factor: float, step: float) -> float:
     if threshold == 0:
         return step
     return threshold * (factor if threshold > 0 else 2.0 - factor)
-
-
-def rule_names_without_case() -> Iterable[str]:
-    """Rules with a given expression that lack a case; for a test."""
-    return [rule.name for rule in RULES if rule.promql is not None and rule.name not in OUTSIDE_CASES]
