@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environments import train
+from environments import TEST_TIMEOUT_S, train
 from other_versions import AT_0_29, AT_1_12
 from test_key_mapping import unexpected
 
@@ -26,7 +26,7 @@ TASKS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 Seen = tuple[Path, dict[str, dict[str, Any]]]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environments import run_python, train
+from environments import TEST_TIMEOUT_S, run_python, train
 
 from rlhf_otel.demo import language
 from rlhf_otel.exporters.journal import read_journal
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 STEPS = 3
 SINGLE = {"num_mini_batches": 1, "num_ppo_epochs": 1, "gradient_accumulation_steps": 1}
