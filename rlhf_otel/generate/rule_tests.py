@@ -32,7 +32,9 @@ def tests_file(timing: Timing, rules_path: str, runbook_base: str, judged: Seque
     """All tests, as promtool's YAML."""
     testable = [form for form in rules.forms(timing, judged) if _is_testable(form.rule, judged)]
     tests = [_test(form, case, timing, runbook_base) for form in testable for case in _cases(form)]
-    return dump({"rule_files": [rules_path], "evaluation_interval": timing.duration(EVALUATED_EVERY), "tests": tests})
+    return dump(
+        {"rule_files": [rules_path], "evaluation_interval": timing.duration(EVALUATED_EVERY), "tests": tests}
+    )
 
 
 def _is_testable(rule: Rule, judged: Sequence[Rule]) -> bool:
