@@ -21,7 +21,9 @@ from detection_cases import Case, real_cases
 from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, RuleClass
 from rlhf_otel.replay.engine import run
 
-ALWAYS: Final = ("healthy-plain-1", "healthy-reuse-1", "healthy-dpo-1", "healthy-rloo-1")
+ALWAYS: Final = (
+    "healthy-plain-1", "healthy-reuse-1", "healthy-dpo-1", "healthy-rloo-1", "inverted-reward-plain-1",
+)  # fmt: skip
 JUDGED: Final = frozenset(rule.name for rule in RULES if rule.rule_class is not RuleClass.OUTSIDE)
 READ: Final = frozenset(
     signal

@@ -101,7 +101,7 @@ RARE: Final[dict[str, Rare]] = {
         ("EntropyDrift", "EntropyFalling", "EntropyCollapse", "RewardSaturated"),
         {"learning_rate": 1e-3},
         _entropy_bonus(-1.0),
-        120,
+        160,
     ),
     "entropy-bonus": Rare(
         ("EntropyExplosion", "RewardDrift"), {"learning_rate": 5e-4, "beta": 0.0}, _entropy_bonus(0.5), 90

@@ -351,7 +351,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "Compare with reward and evaluation; EntropyFalling and EntropyCollapse warn if it goes on.",
         "CUSUM against the trend (Page 1954); its height is a heuristic.",
         conditions=(
-            Comparison("entropy", Statistic.CUSUM, "<", -40.0),
+            Comparison("entropy", Statistic.CUSUM, "<", -20.0),
             Comparison("entropy", Statistic.RATIO, "<", 0.92),
         ),
         steps=3,
