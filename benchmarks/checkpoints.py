@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -27,8 +26,8 @@ HALF_OF_SUM: Final = 0.5
 MAX_RESIDENT_MB: Final = 500
 TIMES_NAIVE: Final = 5.0
 MAX_STEP_COST: Final = 0.01
-STEPS: Final = 40
-"""Steps of a block, with or without an analysis beside them."""
+BLOCK: Final = 10
+"""Steps with, or without, an analysis beside them."""
 
 
 # --- speed, each measurement in a process of its own
@@ -106,15 +105,21 @@ def run_way(way: str, folder: Path) -> None:
     """In a process of its own: print what it took."""
     before = sum(os.times()[:2])
     seconds = WAYS[way](folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_resident_mb()
     print(json.dumps({"seconds": seconds, "resident_mb": peak, "cpu_seconds": sum(os.times()[:2]) - before}))
 
 
-def in_process(way: str, folder: Path) -> dict[str, float]:
+def peak_resident_mb() -> float:
+    """Of this program. (ru_maxrss also remembers the one that started it.)"""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def in_process(way: str, folder: Path, gigabytes: float = 0.0) -> dict[str, float]:
     """Run a way in a fresh interpreter, with one thread for each piece as the command line has it."""
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") if way == "inspect" else {}
     done = subprocess.run(
-        [sys.executable, __file__, "--way", way, "--keep", str(folder)],
+        [sys.executable, __file__, "--way", way, "--keep", str(folder), "--gigabytes", str(gigabytes)],
         check=True,
         capture_output=True,
         text=True,
@@ -125,10 +130,13 @@ def in_process(way: str, folder: Path) -> dict[str, float]:
 
 
 def measure_speed(folder: Path, rounds: int) -> dict[str, Any]:
-    """Ways after one another, round after round, so that a busy minute hits all of them; files are cached."""
+    """Ways after one another, round after round, so that a busy minute hits all of them; files are cached.
+
+    The straightforward way takes so long that the last round has it alone.
+    """
     measured: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for number in range(rounds + 1):
-        for way in WAYS:
+        for way in WAYS if number == rounds else ("torch.sum", "inspect"):
             found = in_process(way, folder)
             if number:  # the first round fills the page cache
                 measured[way].append(found)
@@ -148,52 +156,63 @@ def measure_speed(folder: Path, rounds: int) -> dict[str, Any]:
 # --- beside training
 
 
-def step_seconds(steps: int) -> list[float]:
-    """Steps of real training of a small Llama on all cores."""
+def training() -> Callable[[], float]:
+    """A step of real training of a small Llama on all cores; each call is one, and returns its seconds."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=2048, hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=8
+        vocab_size=1024, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=8
     )
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters())
-    tokens = torch.randint(0, 2048, (4, 128))
-    found = []
-    for _ in range(steps):
+    tokens = torch.randint(0, 1024, (4, 64))
+
+    def step() -> float:
         started = time.perf_counter()
         model(input_ids=tokens, labels=tokens).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        found.append(time.perf_counter() - started)
-    return found[2:]
+        return time.perf_counter() - started
+
+    return step
 
 
-@contextmanager
-def analysed(folder: Path, beside: bool) -> Iterator[None]:
-    """With an analysis that begins anew whenever it ends, or without one."""
+def worker_of() -> int:
+    """The process that analyses."""
+    import psutil
+
+    while True:
+        for child in psutil.Process().children():
+            if "rlhf_otel.checkpoints.worker" in child.cmdline():
+                return child.pid
+        time.sleep(0.05)
+
+
+def measure_training(folder: Path, blocks: int) -> dict[str, Any]:
+    """Blocks of steps, in which the analysis goes on or is stopped by a signal; it begins anew when it ends.
+
+    The order is A B B A, so that a drift of the machine hits both. The cost is the ratio of the medians.
+    """
     from rlhf_otel.checkpoints.process import CheckpointAnalysis
 
+    step = training()
+    seconds: dict[bool, list[float]] = {True: [], False: []}
     analysis = CheckpointAnalysis(lambda _: analysis.submit(0, folder / "sharded"))
-    if beside:
-        analysis.submit(0, folder / "sharded")
-        time.sleep(2.0)  # it has begun to read
-    try:
-        yield
-    finally:
-        analysis.close(0.0)
-
-
-def measure_training(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
-    """Blocks of steps with and without an analysis, alternating; the cost is the median of their ratios."""
-    blocks: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(2 * rounds):
-        beside = number % 4 in (1, 2)  # A B B A: a drift of the machine hits both
-        with analysed(folder, beside):
-            blocks[beside].append(median(step_seconds(steps)))
-    ratios = [with_it / without for with_it, without in zip(blocks[True], blocks[False], strict=True)]
-    return {"with": blocks[True], "without": blocks[False], "cost": median(ratios) - 1.0}
+    analysis.submit(0, folder / "sharded")
+    worker = worker_of()
+    for _ in range(BLOCK):
+        step()
+    for number in range(2 * blocks):
+        beside = number % 4 in (1, 2)
+        os.kill(worker, signal.SIGCONT if beside else signal.SIGSTOP)
+        seconds[beside] += [step() for _ in range(BLOCK)]
+    os.kill(worker, signal.SIGCONT)
+    analysed = analysis.outcomes["done"]
+    analysis.close(0.0)
+    cost = median(seconds[True]) / median(seconds[False]) - 1.0
+    return {"with": seconds[True], "without": seconds[False], "analysed": analysed, "cost": cost}
 
 
 # --- what is found
@@ -261,8 +280,12 @@ def main() -> int:
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="where the large checkpoint is made and stays"
     )
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=["make", *WAYS], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.way == "make":
+        make(arguments.keep, arguments.gigabytes)
+        print("{}")
+        return 0
     if arguments.way:
         run_way(arguments.way, arguments.keep)
         return 0
@@ -270,9 +293,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rlhf-otel-bench-") as temporary:
         folder = arguments.keep or Path(temporary)
         if not (folder / "model.bin").exists():
-            make(folder, gigabytes)
+            in_process("make", folder, gigabytes)
         speed = measure_speed(folder, rounds)
-        training = measure_training(folder, rounds, 6 if arguments.quick else STEPS)
+        training = measure_training(folder, 4 if arguments.quick else 40)
         judged = judge(Path(temporary))
     missed = report(speed, training, judged)
     if arguments.json:

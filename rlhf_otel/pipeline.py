@@ -296,6 +296,8 @@ class Pipeline:
             return
         self._values = {**self._values, **signals(analysis)}
         self.snapshot = self.snapshot._replace(values=self._values)
+        if self._traces is not None:
+            self._traces.export_checkpoint(analysis, time.time_ns())
         if any(one["severity"] == Severity.CRITICAL for one in analysis.findings):
             logger.warning("health %.2f of %s", analysis.health, analysis.sentence)
 

@@ -12,6 +12,8 @@ from typing import Final
 INSTRUMENTATION_SCOPE: Final = "rlhf_otel"
 STEP_SPAN: Final = "rlhf.step"
 RUN_SPAN: Final = "rlhf.run"
+CHECKPOINT_SPAN: Final = "rlhf.checkpoint_analysis"
+FINDING_EVENT: Final = "rlhf.checkpoint.finding"
 PHASE_SPAN_PREFIX: Final = "rlhf."
 ANOMALY_EVENT: Final = "rlhf.anomaly"
 
@@ -88,6 +90,13 @@ class Attribute(StrEnum):
     BASELINE = "rlhf.anomaly.baseline"
     THRESHOLD = "rlhf.anomaly.threshold"
     ACTIONS = "rlhf.anomaly.actions"
+    CHECKPOINT_PATH = "rlhf.checkpoint.path"
+    CHECKPOINT_HEALTH = "rlhf.checkpoint.health"
+    CHECKPOINT_DRIFT = "rlhf.checkpoint.drift"
+    CHECKPOINT_REFERENCE_DRIFT = "rlhf.checkpoint.reference_drift"
+    FINDING = "rlhf.checkpoint.finding"
+    FINDING_WHERE = "rlhf.checkpoint.finding.where"
+    FINDING_EVIDENCE = "rlhf.checkpoint.finding.evidence"
 
 
 class StepKind(StrEnum):

@@ -87,7 +87,7 @@ def resource_attributes(identity: RunIdentity) -> dict[str, _Value]:
         Attribute.WORLD_SIZE: identity.world_size,
         Attribute.ATTEMPT: identity.attempt,
     }
-    return {key.value: _text(text) for key, text in texts.items() if text} | {
+    return {key.value: text_of(text) for key, text in texts.items() if text} | {
         key.value: number for key, number in numbers.items()
     }
 
@@ -95,7 +95,7 @@ def resource_attributes(identity: RunIdentity) -> dict[str, _Value]:
 def build_run_span(identity: RunIdentity, start_ns: int, end_ns: int, resource: Resource) -> ReadableSpan:
     """The span that steps link to, from the telemetry's start to the first step; Unix nanoseconds."""
     trace = run_trace_id(identity.run_id, identity.attempt)
-    return _span(RUN_SPAN, _context(trace, root_span_id(trace)), None, (start_ns, end_ns), {}, resource)
+    return span_of(RUN_SPAN, context_of(trace, root_span_id(trace)), None, (start_ns, end_ns), {}, resource)
 
 
 def build_spans(
@@ -109,7 +109,7 @@ def build_spans(
     trace, rank = trace_id(identity.run_id, identity.attempt, record.step), identity.rank
     parents = phase_parents(record.phases)
     kept = _longest(record.phases)
-    contexts = {index: _context(trace, span_id(trace, rank, index)) for index in (_STEP, *kept)}
+    contexts = {index: context_of(trace, span_id(trace, rank, index)) for index in (_STEP, *kept)}
     to_unix = record.time_ns - record.end_ns
     spans = [_step_span(record, identity, anomalies, kept_because, contexts[_STEP], resource)]
     for index in kept:
@@ -153,9 +153,9 @@ def _step_span(
     resource: Resource,
 ) -> ReadableSpan:
     trace = context.trace_id
-    parent = None if identity.rank == 0 else _context(trace, root_span_id(trace), is_remote=True)
+    parent = None if identity.rank == 0 else context_of(trace, root_span_id(trace), is_remote=True)
     times = record.time_ns - (record.end_ns - record.start_ns), record.time_ns
-    return _span(
+    return span_of(
         STEP_SPAN,
         context,
         parent,
@@ -175,8 +175,8 @@ def _phase_span(
     times: tuple[int, int],
     resource: Resource,
 ) -> ReadableSpan:
-    name, status = PHASE_SPAN_PREFIX + _text(phase.phase), _status("raised" if phase.failed else "")
-    return _span(name, context, parent, times, _phase_attributes(phase), resource, status=status)
+    name, status = PHASE_SPAN_PREFIX + text_of(phase.phase), _status("raised" if phase.failed else "")
+    return span_of(name, context, parent, times, _phase_attributes(phase), resource, status=status)
 
 
 def _step_attributes(record: StepRecord, identity: RunIdentity, kept_because: str) -> dict[str, _Value]:
@@ -187,15 +187,15 @@ def _step_attributes(record: StepRecord, identity: RunIdentity, kept_because: st
         Attribute.KEPT_BECAUSE.value: kept_because,
     }
     signals = {key: record.values.get(signal) for key, signal in STEP_ATTRIBUTES.items()}
-    return attributes | _finite(signals)
+    return attributes | finite(signals)
 
 
 def _phase_attributes(phase: PhaseInterval) -> dict[str, _Value]:
-    attributes: dict[str, _Value] = {Attribute.PHASE.value: _text(phase.phase)}
+    attributes: dict[str, _Value] = {Attribute.PHASE.value: text_of(phase.phase)}
     if known := PHASE_BY_NAME.get(phase.phase):
         attributes[Attribute.PHASE_SCOPE.value] = known.scope.value
     if phase.detail:
-        attributes[Attribute.PHASE_DETAIL.value] = detail = _text(phase.detail)
+        attributes[Attribute.PHASE_DETAIL.value] = detail = text_of(phase.detail)
         if phase.phase == "reward_function":
             attributes[Attribute.REWARD_FUNCTION.value] = detail
     return attributes
@@ -216,24 +216,24 @@ def _event(anomaly: Anomaly) -> Event:
         Attribute.BASELINE: anomaly.baseline,
         Attribute.THRESHOLD: anomaly.threshold,
     }
-    return Event(ANOMALY_EVENT, attributes | _finite(numbers), anomaly.time_ns)
+    return Event(ANOMALY_EVENT, attributes | finite(numbers), anomaly.time_ns)
 
 
 def _what_failed(record: StepRecord, anomalies: Sequence[Anomaly], kept_because: str) -> str:
     """Description of the step's error; empty where there is none."""
     rules = [anomaly.rule for anomaly in anomalies if anomaly.severity is Severity.CRITICAL]
-    phases = list(dict.fromkeys(_text(phase.phase) for phase in record.phases if phase.failed))
+    phases = list(dict.fromkeys(text_of(phase.phase) for phase in record.phases if phase.failed))
     if not rules and not phases:
         return "the step raised" if kept_because == Reason.FAILED else ""
     return "; ".join(rules + [f"{phase} raised" for phase in phases])
 
 
-def _finite(numbers: Mapping[Attribute, float | None]) -> dict[str, _Value]:
+def finite(numbers: Mapping[Attribute, float | None]) -> dict[str, _Value]:
     """Backends reject or garble NaN and infinity, so those are left out."""
     return {key.value: float(n) for key, n in numbers.items() if n is not None and math.isfinite(n)}
 
 
-def _text(text: str) -> str:
+def text_of(text: str) -> str:
     """``text`` as protobuf takes it: no lone surrogates, and of bounded length."""
     return text[:MAX_TEXT].encode("utf-8", "replace").decode()
 
@@ -242,7 +242,7 @@ def _run_link(identity: RunIdentity) -> Link:
     from opentelemetry.trace import Link
 
     trace = run_trace_id(identity.run_id, identity.attempt)
-    return Link(_context(trace, root_span_id(trace), is_remote=True))
+    return Link(context_of(trace, root_span_id(trace), is_remote=True))
 
 
 @functools.cache
@@ -259,13 +259,13 @@ def _status(failure: str) -> Status:
     return Status(StatusCode.ERROR, failure) if failure else Status(StatusCode.UNSET)
 
 
-def _context(trace: int, span: int, is_remote: bool = False) -> SpanContext:
+def context_of(trace: int, span: int, is_remote: bool = False) -> SpanContext:
     from opentelemetry.trace import SpanContext, TraceFlags
 
     return SpanContext(trace, span, is_remote, TraceFlags(TraceFlags.SAMPLED))
 
 
-def _span(
+def span_of(
     name: str,
     context: SpanContext,
     parent: SpanContext | None,

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from rlhf_otel import faults
 from rlhf_otel.errors import ConfigurationError
+from rlhf_otel.exporters.checkpoint_span import Analysed, build_checkpoint_span
 from rlhf_otel.exporters.otlp_environment import MAX_PENDING_SPANS, otlp_destination
 from rlhf_otel.exporters.span_tree import MAX_PHASES, build_run_span, build_spans, resource_attributes
 from rlhf_otel.records import Anomaly, RunIdentity, StepRecord
@@ -115,6 +116,11 @@ class TraceExporter:
         self._run_span_due = False
         for span in spans:
             self._processor.on_end(span)
+
+    def export_checkpoint(self, analysis: Analysed, end_ns: int) -> None:
+        """Queue the span of a checkpoint's analysis, which ended at this Unix time."""
+        if os.getpid() == self._pid and self._delivery.admit(1):
+            self._processor.on_end(build_checkpoint_span(analysis, self._identity, end_ns, self._resource))
 
     def flush(self, timeout_s: float) -> bool:
         """Send what waits; whether all of it has left within ``timeout_s``."""
