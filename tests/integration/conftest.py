@@ -13,7 +13,7 @@ from processes import Nursery
 from rlhf_otel import faults, serving
 from rlhf_otel.sources import profiling_seam
 
-GONE_WITHIN_S = 10.0
+GONE_WITHIN_S = 60.0
 
 
 def our_threads() -> list[str]:

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from rlhf_otel import serving
 from rlhf_otel.exporters.journal import read_journal
 
-ARRIVES_WITHIN_S = 10.0
+ARRIVES_WITHIN_S = 60.0
 
 
 class Scrape:
