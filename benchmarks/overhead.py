@@ -15,6 +15,7 @@ import gc
 import json
 import logging
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -35,6 +36,8 @@ from stub_trainer import KEYS, PHASES, Cost, StubTrainer
 from transformers import TrainerCallback
 
 OURS: Final = "rlhf_otel"
+TARGET_US: Final = 60.0
+"""What ours may cost a warm step, median."""
 BARE: Final = "no callback"
 FLOOR: Final = f"no-op, {2 * PHASES} clock reads"
 BACKGROUND_THREAD: Final = "rlhf_otel-background"
@@ -298,8 +301,8 @@ thread's ({background:.0f} µs by its own clock). The training thread may have t
 want the interpreter at once, at most that long; that is not in the other columns."""
 
 
-def main() -> None:
-    """Measure warm and cold, print, write."""
+def main() -> int:
+    """Measure warm and cold, print, write; fail when ours costs more than it may."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -334,7 +337,10 @@ def main() -> None:
     print("\n" + NOTE.format(background=report["warm"][OURS]["background_thread_cpu_us"]))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    missed = report["warm"][OURS]["median_us"] > TARGET_US and not arguments.quick
+    print(f"\ntarget: at most {TARGET_US:g} µs warm: {'missed' if missed else 'met'}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,7 @@ from typing import Final
 from machine import headline, machine, versions
 
 HEAVY: Final = ("torch", "transformers", "trl", "pandas", "numpy")
+TARGET_S: Final = 0.3
 HELP: Final = "import sys; sys.argv = ['rlhf-otel', '--help']; from rlhf_otel.cli import main; main()"
 
 
@@ -57,7 +58,7 @@ print(" ".join(name for name in {HEAVY} if name in sys.modules), file=sys.stderr
 
 
 def main() -> int:
-    """Measure, print, and say by the exit status whether a heavy package was imported."""
+    """Measure, print, and fail when a heavy package was imported or a start took too long."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
     parser.add_argument("--quick", action="store_true", help="few repetitions: does it run at all")
@@ -78,7 +79,9 @@ def main() -> int:
             "heavy_imports": heavy,
         }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return 1 if heavy else 0
+    slow = [name for name, times in measured.items() if median(times) > TARGET_S and not arguments.quick]
+    print(f"target: under {TARGET_S:g} s: {'missed by ' + ', '.join(slow) if slow else 'met'}")
+    return 1 if heavy or slow else 0
 
 
 if __name__ == "__main__":

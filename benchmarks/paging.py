@@ -1,0 +1,84 @@
+"""How long after a NaN the page arrives: real training, two Prometheus replicas, Alertmanager and a receiver.
+
+    python benchmarks/paging.py [--json FILE] [--runs N]
+
+Each run is the demo with the fault nan-reward. Times are from the return of the bad reward to the anomaly in
+process, to the first alert that fires in Prometheus, and to the page at the receiver. The bound beside them is
+one scrape, one evaluation and Alertmanager's group wait; what a page takes beyond it is delivery, and the rest of
+the step in which the reward was returned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from machine import headline, machine, versions
+from rich.console import Console
+
+from rlhf_otel.demo.faults import FAULTS
+from rlhf_otel.demo.orchestrate import Options, run_demo
+
+FAULT: Final = "nan-reward"
+STEPS: Final = 150
+SCRAPE_S, EVALUATION_S, GROUP_WAIT_S = 1.0, 1.0, 3.0
+"""As the demo's servers are configured."""
+BOUND_S: Final = SCRAPE_S + EVALUATION_S + GROUP_WAIT_S
+
+
+def measure(directory: Path) -> dict[str, float]:
+    """One run: seconds from the fault."""
+    caught_by = frozenset(FAULTS[FAULT].caught_by)
+    options = Options(directory, FAULT, STEPS, STEPS // 2, 0, False, None, caught_by)
+    evidence = run_demo(options, Console(file=(directory / "console.txt").open("w"), width=120))
+    fault = evidence.injected_s
+    assert fault is not None
+    return {
+        "steps": evidence.anomalies[0]["step"] - (evidence.injected_step or 0),
+        "in process": evidence.anomalies[0]["time"] - fault,
+        "Prometheus": min(evidence.alerts.values()) - fault,
+        "page": evidence.pages[0].time_s - fault,
+    }
+
+
+def main() -> int:
+    """Measure, print, and fail when a page was later than the bound or the anomaly not at the very step."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
+    parser.add_argument("--runs", type=int, default=5, help="(default: %(default)s)")
+    arguments = parser.parse_args()
+
+    measured = []
+    for _ in range(arguments.runs):
+        directory = Path(tempfile.mkdtemp(prefix="paging-"))
+        measured.append(measure(directory))
+        shutil.rmtree(directory, ignore_errors=True)
+    print(headline())
+    print(
+        f"{arguments.runs} runs; steps between the NaN and its anomaly: {max(m['steps'] for m in measured):.0f}"
+    )
+    for leg in ("in process", "Prometheus", "page"):
+        times = [each[leg] for each in measured]
+        print(
+            f"{leg:<12} median {median(times):5.2f} s, from {min(times):.2f} to {max(times):.2f} s after the NaN"
+        )
+    print(
+        f"bound        {BOUND_S:12.2f} s: scrape {SCRAPE_S:g}, evaluation {EVALUATION_S:g}, group wait {GROUP_WAIT_S:g}"
+    )
+    if arguments.json:
+        report = {"machine": machine(), "versions": versions(["rlhf-otel", "trl"]), "runs": measured}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    late = median([each["page"] for each in measured]) > BOUND_S
+    return 1 if late or any(each["steps"] for each in measured) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
