@@ -27,16 +27,20 @@ Point = tuple[float, float]
 class Course:
     """One signal over an epoch."""
 
-    __slots__ = ("_first", "_open", "_points", "_size", "_squares", "_total", "count", "largest", "least")
+    __slots__ = (
+        "_first", "_points", "_size", "_squares", "_sum_x", "_sum_y", "_total", "_waiting", "count", "largest", "least",
+    )  # fmt: skip
 
     def __init__(self, first: float) -> None:
         self._first = first
         """Taken off every value, so that squares of large values don't drown small differences."""
         self.count = 0
-        self.least, self.largest = math.inf, -math.inf
+        self.least = self.largest = first
         self._total = self._squares = 0.0
         self._size = 1
-        self._open: list[Point] = []
+        """Steps that make a point."""
+        self._waiting = 0
+        self._sum_x = self._sum_y = 0.0
         self._points: list[Point] = []
 
     def observe(self, step: float, value: float) -> None:
@@ -45,14 +49,25 @@ class Course:
         self.count += 1
         self._total += difference
         self._squares += difference * difference
-        self.least, self.largest = min(self.least, value), max(self.largest, value)
-        self._open.append((step, difference))
-        if len(self._open) == self._size:
-            self._points.append(_middle(self._open))
-            self._open = []
-            if len(self._points) == MOST_BUCKETS:
-                self._points = [_middle(self._points[i : i + 2]) for i in range(0, MOST_BUCKETS, 2)]
-                self._size *= 2
+        if value < self.least:
+            self.least = value
+        elif value > self.largest:
+            self.largest = value
+        if self._size == 1:
+            self._points.append((step, difference))
+        else:
+            self._wait(step, difference)
+        if len(self._points) == MOST_BUCKETS:
+            self._points = [_middle(self._points[i : i + 2]) for i in range(0, MOST_BUCKETS, 2)]
+            self._size *= 2
+
+    def _wait(self, step: float, difference: float) -> None:
+        self._waiting += 1
+        self._sum_x += step
+        self._sum_y += difference
+        if self._waiting == self._size:
+            self._points.append((self._sum_x / self._size, self._sum_y / self._size))
+            self._waiting, self._sum_x, self._sum_y = 0, 0.0, 0.0
 
     def summary(self) -> dict[str, Any]:
         """What is to be said about the epoch; ``slope`` is per step, ``p`` its two-sided significance."""
@@ -85,11 +100,13 @@ class Epochs:
         if not self._steps:
             self._first_step = step
         self._steps += 1
+        courses, at = self._courses, float(step)
         for name, value in values.items():
             if value is not None and value - value == 0.0:
-                if name not in self._courses:
-                    self._courses[name] = Course(value)
-                self._courses[name].observe(float(step), value)
+                course = courses.get(name)
+                if course is None:
+                    course = courses[name] = Course(value)
+                course.observe(at, value)
         return ended
 
     def end(self) -> dict[str, Any] | None:
