@@ -94,7 +94,7 @@ def in_process(case: Case, name: str, steps_per_scrape: int = 1) -> Observed:
             continue
         for rule in _firing(detector):
             firing[rule].append(len(rows))
-        rows.append(_scrape(values, statistics, detector))
+        rows.append({"rlhf_step": float(record.step), **_scrape(values, statistics, detector)})
     found = {rule: intervals(scrapes) for rule, scrapes in firing.items()}
     return Observed(name, found, _columns(rows), len(rows))
 

@@ -96,7 +96,26 @@ def _slow_training(target: Target, dose: Dose) -> None:
     target.trainer.accelerator.backward = slow
 
 
+def _swapped_pairs(target: Target, dose: Dose) -> None:
+    """Rejected completions are taken for chosen ones: the halves of each batch change places."""
+    trainer = target.trainer
+    training_step = trainer.training_step
+
+    def swapped(model: Any, inputs: dict[str, Any], *more: Any) -> Any:
+        turned = {key: value.roll(len(value) // 2, 0) for key, value in inputs.items()}
+        return training_step(model, turned, *more)
+
+    trainer.training_step = swapped
+
+
 RARE: Final[dict[str, Rare]] = {
+    "swapped-pairs": Rare(
+        ("PreferenceBelowChance", "PreferenceMarginCollapse"),
+        {"trainer": "dpo", "learning_rate": 4e-5},
+        _swapped_pairs,
+        110,
+    ),
+    "rloo-learning-rate": Rare(("SampledKLRunaway",), {"trainer": "rloo"}, raise_learning_rate, 70),
     "sharpened": Rare(
         ("EntropyDrift", "EntropyFalling", "EntropyCollapse", "RewardSaturated"),
         {"learning_rate": 1e-3},

@@ -160,7 +160,7 @@ def _supervised(kind: str, train: Any, settings: Any, callbacks: list[Any]) -> A
     return trainer(
         model=train._base_model(settings),
         args=config(
-            **own, report_to="none", learning_rate=1e-4, per_device_train_batch_size=16,
+            **own, report_to="none", learning_rate=given.learning_rate / 2, per_device_train_batch_size=16,
             per_device_eval_batch_size=16,
         ),
         train_dataset=data,

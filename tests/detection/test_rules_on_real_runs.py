@@ -11,7 +11,7 @@ _GPU = "needs a GPU"
 _SERVER = "needs an asynchronous trainer with a vLLM server"
 _PPO = "needs PPO, of another TRL version"
 _CHECKPOINTS = "judged on real checkpoints by the tests of the analyser"
-_UNBROKEN = "no run of RLOO, online or preference trainers has been broken on purpose yet"
+_UNBROKEN = "no online or preference run has been broken like that yet"
 WITHOUT_EVIDENCE = {
     "GPUMemoryNearLimit": _GPU,
     "GPUMemoryLeak": _GPU,
@@ -23,15 +23,11 @@ WITHOUT_EVIDENCE = {
     "EOSMissing": _PPO,
     "SequenceKLRunaway": _PPO,
     "CompletionsWithoutEOS": _UNBROKEN,
-    "KLNegative": _UNBROKEN,
-    "SampledKLRunaway": _UNBROKEN,
+    "KLNegative": _PPO,
     "LikelihoodDisplacement": _UNBROKEN,
-    "PreferenceBelowChance": _UNBROKEN,
-    "PreferenceMarginCollapse": _UNBROKEN,
     "PreferenceSaturated": _UNBROKEN,
     "CheckpointUnhealthy": _CHECKPOINTS,
     "CheckpointNothingLearned": _CHECKPOINTS,
-    "RewardMixChanging": "seen on public logs alone, which stay where they are",
     "ToolsFailing": "needs a model that calls tools",
     "SamplerMismatch": _SERVER,
     "WeightSyncSlow": _SERVER,
