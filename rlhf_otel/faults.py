@@ -40,17 +40,27 @@ _raise = False
 
 def record(place: str, error: BaseException, doing: str) -> None:
     """Count ``error`` under ``place``; log it with its traceback the first time that kind happens there."""
-    kind = (place, f"{type(error).__name__}: {doing}")
-    with _lock:
-        _counts[place] = _counts.get(place, 0) + 1
-        first = kind not in _logged
-        _logged.add(kind)
-    if first:
+    if _counted(place, f"{type(error).__name__}: {doing}"):
         logger.warning(
             "telemetry fault while %s; training goes on, further faults of this kind are only counted",
             doing,
             exc_info=error,
         )
+
+
+def note(place: str, sentence: str) -> None:
+    """Count what went wrong and was got round, under ``place``; say it in ``sentence`` the first time."""
+    if _counted(place, sentence):
+        logger.warning("%s", sentence)
+
+
+def _counted(place: str, kind: str) -> bool:
+    """Count a fault; whether it is the first of its kind there."""
+    with _lock:
+        _counts[place] = _counts.get(place, 0) + 1
+        first = (place, kind) not in _logged
+        _logged.add((place, kind))
+    return first
 
 
 @contextlib.contextmanager

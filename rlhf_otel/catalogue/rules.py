@@ -780,8 +780,8 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "TelemetryFaults", _OUTSIDE, _WARNING,
         "telemetry failed somewhere; training went on, but this run is not fully observed",
-        "A full disk, an endpoint that does not answer, a defect of rlhf_otel, or a trainer that changed.",
-        "See the label place and the warning in the job's log, which has the traceback.",
+        "A full disk, an endpoint that does not answer, a port that was taken, a defect of rlhf_otel, or a trainer that changed.",
+        "See the label place and the warning in the job's log.",
         "Definition: a counted fault.",
         promql=PromQL(
             "sum without (instance) (\n"

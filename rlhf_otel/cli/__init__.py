@@ -14,7 +14,7 @@ from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.reproduce import reproduce
 from rlhf_otel.cli.trace import trace
 from rlhf_otel.cli.watch import watch
-from rlhf_otel.errors import RlhfOtelError
+from rlhf_otel.errors import ConfigurationError, RlhfOtelError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +29,7 @@ def commands() -> None:
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
-    help="The repository whose files to write; default: here.",
+    help="The repository of rlhf_otel whose files to write; default: here.",
 )
 @click.option(
     "--out",
@@ -60,6 +60,7 @@ def generate(
         root = out
         content = generator.prometheus_files(rules_of(rule_file), runbook_base or generator.OWN_RUNBOOKS)
     else:
+        _check_repository(root)
         content = generator.files(runbook_base or RUNBOOK_BASE)
     changed = generator.stale(root, content) if check else generator.write(root, content)
     for name in changed:
@@ -68,6 +69,15 @@ def generate(
         raise click.exceptions.Exit(1)
     if not changed:
         click.echo("all generated files are up to date")
+
+
+def _check_repository(root: Path) -> None:
+    """A hundred files belong in no other directory. Raises ConfigurationError."""
+    if not (root / "rlhf_otel" / "catalogue").is_dir():
+        raise ConfigurationError(
+            f"{root.resolve()} is no repository of rlhf_otel; "
+            "`--out DIR` writes what Prometheus and Alertmanager need into a directory of your own"
+        )
 
 
 commands.add_command(backfill)

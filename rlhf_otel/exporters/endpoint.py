@@ -7,7 +7,6 @@ at a time, so that a crowd of clients is one thread that wants the interpreter b
 from __future__ import annotations
 
 import gzip
-import logging
 import os
 import socket
 import threading
@@ -26,8 +25,6 @@ from rlhf_otel import faults
 from rlhf_otel.exporters.http_connection import Answer, HttpConnection, Request
 from rlhf_otel.exporters.listener import Listener, bind
 from rlhf_otel.exporters.scrape_clients import TIMEOUT_HEADER, ScrapeClients, ScrapeRequest
-
-logger = logging.getLogger(__name__)
 
 PROMETHEUS_IDLE_S: Final = 330.0
 """How long a Prometheus may keep its connection between scrapes: longer than the five minutes that it wants
@@ -126,7 +123,7 @@ class Endpoint:
             listening.close()
             raise
         if self.port not in (0, listener.port):
-            logger.warning("port %d is taken: metrics are at port %d", self.port, listener.port)
+            faults.note("endpoint", f"port {self.port} is taken: metrics are at port {listener.port}")
         self.port, self._listener = listener.port, listener
         self.clients = ScrapeClients()
         self.url = f"http://{_url_host(self.host)}:{self.port}"

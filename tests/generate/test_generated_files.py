@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from rlhf_otel import generate
 from rlhf_otel.catalogue.rules import MAX_CRITICAL_RULES, RULES, Severity
+from rlhf_otel.cli import commands
 from rlhf_otel.detection.promql import Timing
+from rlhf_otel.errors import ConfigurationError
 from rlhf_otel.generate import alertmanager, prometheus, rules
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,6 +34,28 @@ def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 
 def test_generated_files_are_up_to_date() -> None:
     assert generate.stale(ROOT) == [], "run `rlhf-otel generate` and commit what it writes"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--check",), ("--root", "elsewhere")])
+def test_a_directory_that_is_no_repository_gets_nothing(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(commands, ["generate", *arguments])
+    assert isinstance(done.exception, ConfigurationError)
+    assert "--out DIR" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_repository_and_a_directory_of_ones_own_get_theirs(tmp_path: Path) -> None:
+    (tmp_path / "repository/rlhf_otel/catalogue").mkdir(parents=True)
+    for option, folder, written in (
+        ("--root", "repository", "alerts/rlhf.rules.yaml"),
+        ("--out", "own", "rlhf.rules.yaml"),
+    ):
+        done = CliRunner().invoke(commands, ["generate", option, str(tmp_path / folder)])
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / folder / written).is_file()
 
 
 @needs_promtool

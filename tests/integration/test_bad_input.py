@@ -136,6 +136,7 @@ def test_a_port_that_is_taken(unobserved: Outcome, caplog: pytest.LogCaptureFixt
     assert observed == unobserved
     assert len(addresses) == STEPS
     assert sum(f"port {port} is taken" in record.getMessage() for record in caplog.records) == 1
+    assert faults.counts()["endpoint"] == 1
 
 
 def test_an_address_that_is_not_ours(

@@ -43,6 +43,7 @@ def steps_of(receiver: Receiver) -> dict[int, Received]:
     return {got.attributes["rl.train.step"]: got for got in found}
 
 
+@pytest.mark.servers
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_run_through_a_collector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, protocol: str) -> None:
