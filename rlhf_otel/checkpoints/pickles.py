@@ -46,8 +46,20 @@ def read_pickle(path: Path, numpy_too: bool = False) -> Pickled:
     """
     zipped = _check_archive(path)
     content = _load(path, numpy_too, fake=zipped)
+    if zipped and not all(_place(tensor) is not None for _, tensor in _flatten(content)):
+        content = _load(
+            path, numpy_too, fake=False, mapped=True
+        )  # a torch whose fakes do not know their place
     opened = OpenFile(path)
     return Pickled([_stored(name, tensor, path, opened) for name, tensor in _flatten(content)], content)
+
+
+def _place(tensor: Any) -> int | None:
+    """Where a fake's storage begins in the file."""
+    if str(tensor.layout) != "torch.strided":
+        return 0  # refused later
+    place: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    return place
 
 
 def _check_archive(path: Path) -> bool:
@@ -77,7 +89,7 @@ class OSErrors(contextlib.AbstractContextManager[None]):
             raise CheckpointError(f"{self._path} cannot be read: {error.strerror or error}") from error
 
 
-def _load(path: Path, numpy_too: bool, fake: bool) -> Any:
+def _load(path: Path, numpy_too: bool, fake: bool, mapped: bool = False) -> Any:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -85,7 +97,7 @@ def _load(path: Path, numpy_too: bool, fake: bool) -> Any:
     admitted = torch.serialization.safe_globals(_numpy_globals() if numpy_too else [])
     try:
         with mode, admitted, _quiet():
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # noqa: BLE001 - a damaged or hostile pickle can raise anything
         raise _explained(error, path) from None
 
@@ -152,7 +164,7 @@ def _stored(name: str, tensor: Any, path: Path, opened: OpenFile) -> StoredTenso
         raise CheckpointError(
             f"{path}: {name!r} of shape {tuple(tensor.shape)} needs more bytes than the file has"
         )
-    begin = getattr(storage, "_checkpoint_offset", None)
+    begin = _place(tensor)
     if begin is None:
         return StoredTensor(name, dtype, tuple(tensor.shape), path, _from_memory(tensor, path))
     if begin + offset + size > opened.size:

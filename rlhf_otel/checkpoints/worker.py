@@ -48,6 +48,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     try:
         found = _inspect(Path(request["path"]))
+        if not found.path.exists():  # what was missing of it was being deleted, as by save_total_limit
+            return {"error": f"{found.path} was removed while it was read"}
         reference = request.get("reference")
         drift = _reference_drift(found, Path(reference)) if reference else None
         return {**plain_summary(found), "reference_drift": drift}
