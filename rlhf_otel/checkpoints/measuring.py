@@ -14,9 +14,9 @@ from rlhf_otel.checkpoints.statistics import Moments, moments, square
 from rlhf_otel.checkpoints.stored import StoredTensor
 from rlhf_otel.errors import CheckpointError
 
-CHUNK: Final = 1 << 17
-"""Elements that are read and computed with at once: half a megabyte in single precision."""
-PIECE: Final = CHUNK * 32
+CHUNK: Final = 1 << 18
+"""Elements that are read and computed with at once: a megabyte in single precision."""
+PIECE: Final = CHUNK * 16
 """Elements that a thread takes on at once."""
 
 
