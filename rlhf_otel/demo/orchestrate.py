@@ -18,6 +18,7 @@ from rlhf_otel.demo.evidence import Evidence, read_alerts, read_fault, read_run
 from rlhf_otel.demo.live import Journal, view_for
 from rlhf_otel.demo.receiver import Receiver
 from rlhf_otel.demo.servers import HOW_TO_GET_THEM, Servers, free_port
+from rlhf_otel.demo.signals import ending_by_signals
 from rlhf_otel.demo.summary import print_summary, summary
 from rlhf_otel.settings import PREFIX
 
@@ -43,7 +44,12 @@ class Options:
 
 
 def run_demo(options: Options, console: Console) -> Evidence:
-    """Run the demo; nothing is left running unless asked for."""
+    """Run the demo; nothing is left running unless asked for, however it ends: SIGTERM and SIGHUP included."""
+    with ending_by_signals():
+        return _run(options, console)
+
+
+def _run(options: Options, console: Console) -> Evidence:
     options.run_dir.mkdir(parents=True, exist_ok=True)
     evidence = Evidence(options.fault)
     receiver = Receiver(options.run_dir / "traces.otlp.jsonl")
