@@ -20,6 +20,7 @@ from rlhf_otel.demo.receiver import Receiver
 from rlhf_otel.demo.servers import HOW_TO_GET_THEM, Servers, free_port
 from rlhf_otel.demo.signals import ending_by_signals
 from rlhf_otel.demo.summary import print_summary, summary
+from rlhf_otel.errors import DemoError
 from rlhf_otel.settings import PREFIX
 
 SETTLE_S: Final = 20.0
@@ -50,7 +51,7 @@ def run_demo(options: Options, console: Console) -> Evidence:
 
 
 def _run(options: Options, console: Console) -> Evidence:
-    options.run_dir.mkdir(parents=True, exist_ok=True)
+    _require_empty(options.run_dir)
     evidence = Evidence(options.fault)
     receiver = Receiver(options.run_dir / "traces.otlp.jsonl")
     receiver_url = receiver.start()
@@ -86,6 +87,15 @@ def _run(options: Options, console: Console) -> Evidence:
         raise
     finally:
         receiver.stop()
+
+
+def _require_empty(run_dir: Path) -> None:
+    """Make the folder; an earlier run's journal, fault and series would pass for those of the new one."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if any(run_dir.iterdir()):
+        raise DemoError(
+            f"{run_dir} is not empty; give --dir a new folder, empty this one, or leave --dir out"
+        )
 
 
 def _train(options: Options, port: int, receiver_url: str) -> subprocess.Popen[bytes]:

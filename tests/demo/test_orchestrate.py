@@ -13,8 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
+from rlhf_otel.demo import orchestrate
 from rlhf_otel.demo.signals import ending_by_signals
+from rlhf_otel.errors import DemoError
 
 LIMIT_S = 60.0
 needs_servers = pytest.mark.skipif(
@@ -85,3 +88,17 @@ def test_a_demo_that_is_told_to_end_takes_everything_with_it(tmp_path: Path, num
         demo.send_signal(number)
         assert demo.wait(LIMIT_S) == 128 + number
     assert awaited(lambda: not living(children)), living(children)
+
+
+def options(run_dir: Path, keep: bool = False) -> orchestrate.Options:
+    return orchestrate.Options(run_dir, "none", 20, 9, 0, keep, None, frozenset())
+
+
+@pytest.mark.parametrize("left", ["train.log", "fault.json", "journal/journal-00000.jsonl"])
+def test_a_folder_with_an_earlier_run_is_refused_and_left_alone(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_text("of an earlier run")
+    with pytest.raises(DemoError, match="--dir"):
+        orchestrate.run_demo(options(tmp_path), Console(record=True))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / left]
+    assert (tmp_path / left).read_text() == "of an earlier run"
