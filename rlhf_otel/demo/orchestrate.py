@@ -77,10 +77,10 @@ def _run(options: Options, console: Console) -> Evidence:
             read_alerts(replica.url, started, time.time(), evidence)
         content = summary(evidence, bool(servers.started), options.run_dir, receiver.traces)
         print_summary(console, content, options.svg)
-        if options.keep and servers.started:
+        if options.keep:
             _keep(servers, console)
-            return evidence
-        servers.stop()
+        else:
+            servers.stop()
         return evidence
     except BaseException:
         servers.stop()
@@ -181,8 +181,12 @@ def _end(training: subprocess.Popen[bytes]) -> None:
 
 
 def _keep(servers: Servers, console: Console) -> None:
+    if not servers.started:
+        console.print("\n--keep: no server was started, so that none is left running.", style="yellow")
+        return
     console.print("\nLeft running:")
     for server in servers.started:
         console.print(f"  {server.name}: {server.url}", highlight=False)
     processes = " ".join(str(server.process.pid) for server in servers.started)
     console.print(f"Stop them with: kill {processes}", highlight=False)
+    console.print("The receiver ended with the demo: Alertmanager's notifications fail from now on.")

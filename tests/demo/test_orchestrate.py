@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +20,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from rlhf_otel.demo import orchestrate
+from rlhf_otel.demo import orchestrate, servers
 from rlhf_otel.demo.signals import ending_by_signals
 from rlhf_otel.errors import DemoError
 
@@ -102,3 +107,77 @@ def test_a_folder_with_an_earlier_run_is_refused_and_left_alone(tmp_path: Path, 
         orchestrate.run_demo(options(tmp_path), Console(record=True))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / left]
     assert (tmp_path / left).read_text() == "of an earlier run"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training is over at once, and nothing is waited for: what happens around it is looked at."""
+    ends_at_once = [sys.executable, "-c", ""]
+    monkeypatch.setattr(orchestrate, "_train", lambda *_: subprocess.Popen(ends_at_once))
+    monkeypatch.setattr(orchestrate, "SETTLE_S", 0.0)
+
+
+def run(run_dir: Path, keep: bool = False) -> str:
+    """What the demo prints."""
+    console = Console(record=True, width=300, file=io.StringIO())
+    orchestrate.run_demo(options(run_dir, keep), console)
+    return console.export_text()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("missing", ["prometheus", "alertmanager"])
+def test_without_a_server_the_demo_runs_on_and_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr(servers, "program", lambda name: None if name == missing else f"/nowhere/{name}")
+    printed = run(tmp_path, keep=True)
+    assert servers.HOW_TO_GET_THEM in printed
+    assert "--keep: no server was started" in printed
+    assert "Left running" not in printed
+
+
+@needs_servers
+@pytest.mark.servers
+@pytest.mark.usefixtures("quick")
+def test_what_is_kept_is_named_and_answers_and_the_end_of_the_receiver_is_said(tmp_path: Path) -> None:
+    before = psutil.Process().children()
+    printed = run(tmp_path, keep=True)
+    left = [child for child in psutil.Process().children() if child not in before]
+    try:
+        told = re.search(r"kill ([\d ]+)", printed)
+        assert told is not None
+        assert {int(pid) for pid in told[1].split()} == {child.pid for child in living(left)}
+        addresses = re.findall(r"http://127\.0\.0\.1:\d+", printed)
+        assert len(addresses) == len(left) == 3
+        for address in addresses:
+            with urllib.request.urlopen(f"{address}/-/healthy", timeout=10) as answer:
+                assert answer.status == 200
+        assert "receiver ended" in printed
+    finally:
+        for child in left:
+            child.terminate()
+        psutil.wait_procs(left, LIMIT_S)
+
+
+@needs_servers
+@pytest.mark.servers
+@pytest.mark.usefixtures("quick")
+def test_ports_that_are_taken_are_avoided_and_a_normal_end_leaves_nothing(tmp_path: Path) -> None:
+    before = psutil.Process().children(recursive=True)
+    with contextlib.ExitStack() as sockets:
+        for port in (9464, 9090, 9093):
+            taken = sockets.enter_context(socket.socket())
+            with contextlib.suppress(OSError):  # then somebody else has it, which is as good
+                taken.bind(("127.0.0.1", port))
+                taken.listen()
+        printed = run(tmp_path)
+    assert "Left running" not in printed
+    assert [child for child in living(psutil.Process().children(recursive=True)) if child not in before] == []
+    for replica in "ab":
+        config = (tmp_path / f"prometheus-{replica}.yml").read_text()
+        ports = {int(port) for port in re.findall(r"(?:localhost|127\.0\.0\.1):(\d+)", config)}
+        assert len(ports) == 2, "training and Alertmanager"
+        assert not ports & {9464, 9093}
+        log = (tmp_path / f"prometheus-{replica}.log").read_text()
+        assert "127.0.0.1:9090" not in log
+        assert re.search(r"127\.0\.0\.1:\d+", log)
