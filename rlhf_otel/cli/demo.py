@@ -24,7 +24,7 @@ import click
     "--dir",
     "run_dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where everything is written; default: a new folder.",
+    help="Where everything is written, new or empty; default: a new folder.",
 )
 @click.option(
     "--keep", is_flag=True, help="Leave Prometheus and Alertmanager running, and print their addresses."

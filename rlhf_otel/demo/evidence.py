@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_otel.catalogue.rules import FINISHED
+from rlhf_otel.demo.faults import read_record
 from rlhf_otel.demo.receiver import Notification
 from rlhf_otel.errors import JournalError
 from rlhf_otel.exporters.journal import read_journal
@@ -54,17 +55,12 @@ class Evidence:
             first[rule] = min(moment, first.get(rule, moment))
         return sorted(first, key=lambda rule: first[rule])
 
-    def step_at(self, moment: float) -> int | None:
-        """Last step that had ended by ``moment``."""
-        return max((s["step"] for s in self.steps if s["time"] <= moment), default=None)
-
 
 def read_fault(run_dir: Path, evidence: Evidence) -> None:
     """When and where the fault was injected, from the record that the injector wrote."""
-    path = run_dir / "fault.json"
-    if path.exists():
-        record = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-        evidence.injected_step, evidence.injected_s = int(record["step"]), float(record["time"])
+    record = read_record(run_dir)
+    if record is not None:
+        evidence.injected_step, evidence.injected_s = record.step, record.time
 
 
 def read_run(journal: Path, evidence: Evidence) -> None:

@@ -18,7 +18,9 @@ from rlhf_otel.demo.evidence import Evidence, read_alerts, read_fault, read_run
 from rlhf_otel.demo.live import Journal, view_for
 from rlhf_otel.demo.receiver import Receiver
 from rlhf_otel.demo.servers import HOW_TO_GET_THEM, Servers, free_port
+from rlhf_otel.demo.signals import ending_by_signals
 from rlhf_otel.demo.summary import print_summary, summary
+from rlhf_otel.errors import DemoError
 from rlhf_otel.settings import PREFIX
 
 SETTLE_S: Final = 20.0
@@ -43,8 +45,13 @@ class Options:
 
 
 def run_demo(options: Options, console: Console) -> Evidence:
-    """Run the demo; nothing is left running unless asked for."""
-    options.run_dir.mkdir(parents=True, exist_ok=True)
+    """Run the demo; nothing is left running unless asked for, however it ends: SIGTERM and SIGHUP included."""
+    with ending_by_signals():
+        return _run(options, console)
+
+
+def _run(options: Options, console: Console) -> Evidence:
+    _require_empty(options.run_dir)
     evidence = Evidence(options.fault)
     receiver = Receiver(options.run_dir / "traces.otlp.jsonl")
     receiver_url = receiver.start()
@@ -70,16 +77,25 @@ def run_demo(options: Options, console: Console) -> Evidence:
             read_alerts(replica.url, started, time.time(), evidence)
         content = summary(evidence, bool(servers.started), options.run_dir, receiver.traces)
         print_summary(console, content, options.svg)
-        if options.keep and servers.started:
+        if options.keep:
             _keep(servers, console)
-            return evidence
-        servers.stop()
+        else:
+            servers.stop()
         return evidence
     except BaseException:
         servers.stop()
         raise
     finally:
         receiver.stop()
+
+
+def _require_empty(run_dir: Path) -> None:
+    """Make the folder; an earlier run's journal, fault and series would pass for those of the new one."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if any(run_dir.iterdir()):
+        raise DemoError(
+            f"{run_dir} is not empty; give --dir a new folder, empty this one, or leave --dir out"
+        )
 
 
 def _train(options: Options, port: int, receiver_url: str) -> subprocess.Popen[bytes]:
@@ -165,8 +181,12 @@ def _end(training: subprocess.Popen[bytes]) -> None:
 
 
 def _keep(servers: Servers, console: Console) -> None:
+    if not servers.started:
+        console.print("\n--keep: no server was started, so that none is left running.", style="yellow")
+        return
     console.print("\nLeft running:")
     for server in servers.started:
         console.print(f"  {server.name}: {server.url}", highlight=False)
     processes = " ".join(str(server.process.pid) for server in servers.started)
     console.print(f"Stop them with: kill {processes}", highlight=False)
+    console.print("The receiver ended with the demo: Alertmanager's notifications fail from now on.")

@@ -146,7 +146,7 @@ def _trace(evidence: Evidence) -> RenderableType | None:
     roots = [
         span
         for span in evidence.spans
-        if span["name"] == STEP_SPAN and not span["attributes"].get("rlhf.rank")
+        if span["name"] == STEP_SPAN and not span["attributes"].get(Attribute.RANK)
     ]
     if not roots:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlhf_otel.demo.faults import FAULTS
+from rlhf_otel.demo.faults import FAULTS, default_step, read_record
 from rlhf_otel.demo.orchestrate import Options, run_demo
 
 pytestmark = [
@@ -26,9 +25,8 @@ pytestmark = [
 
 
 def options(run_dir: Path, fault: str, steps: int, svg: Path | None = None) -> Options:
-    return Options(
-        run_dir, fault, steps, round(steps * 0.45), 0, False, svg, frozenset(FAULTS[fault].caught_by)
-    )
+    expected = frozenset(FAULTS[fault].caught_by)
+    return Options(run_dir, fault, steps, default_step(steps), 0, False, svg, expected)
 
 
 def test_a_fault_is_caught_by_both_engines_and_paged_once(tmp_path: Path) -> None:
@@ -89,10 +87,11 @@ def test_the_command_explains_its_faults_and_refuses_others() -> None:
     assert "learning-rate" in refused.stderr
 
 
-def test_the_fault_file_is_json_lines(tmp_path: Path) -> None:
+def test_a_crash_is_told_with_the_step_of_its_fault(tmp_path: Path) -> None:
     evidence = run_demo(options(tmp_path, "crash", 40), Console(record=True, width=120))
-    record = json.loads((tmp_path / "fault.json").read_text().splitlines()[0])
-    assert record["step"] == evidence.injected_step
+    record = read_record(tmp_path)
+    assert record is not None
+    assert record.step == evidence.injected_step == default_step(40)
     assert evidence.end is not None
     assert evidence.end["outcome"] == "failed"
     assert ("RunFailed", "prometheus") in evidence.alerts
