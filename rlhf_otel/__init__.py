@@ -14,12 +14,19 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from rlhf_otel.errors import (
+    BundleError,
     CatalogueError,
+    CheckpointError,
     ConfigurationError,
     DemoError,
+    GuardError,
     JournalError,
     ReplayError,
     RlhfOtelError,
+    TraceError,
+    TrainingStopped,
+    TruncatedCheckpoint,
+    UnsafePickle,
 )
 
 if TYPE_CHECKING:
@@ -32,13 +39,20 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0.0.0"
 
 __all__ = [
+    "BundleError",
     "CatalogueError",
+    "CheckpointError",
     "ConfigurationError",
     "DemoError",
+    "GuardError",
     "JournalError",
     "ReplayError",
     "RlhfOtelError",
     "TelemetryCallback",
+    "TraceError",
+    "TrainingStopped",
+    "TruncatedCheckpoint",
+    "UnsafePickle",
     "__version__",
     "instrument",
     "uninstrument",

@@ -1,8 +1,9 @@
 """The callback: ``GRPOTrainer(..., callbacks=[TelemetryCallback()])`` is the whole integration.
 
 Callbacks are not handed the trainer. It is found in the frame that calls ``on_init_end``, which every trainer
-of transformers does from its constructor. An exception in a callback would end training, so that none leaves
-this module.
+of transformers does from its constructor. An exception in a callback ends training, so that only two leave
+this module, each of which is meant to: ``GuardError``, as training starts, and ``TrainingStopped``, which ends a
+trainer that reads no flag.
 """
 
 from __future__ import annotations

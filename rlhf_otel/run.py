@@ -480,6 +480,4 @@ def _config(trainer: Any) -> dict[str, Any]:
 
 
 def _trl_version() -> str:
-    import sys
-
     return str(getattr(sys.modules.get("trl"), "__version__", ""))

@@ -1,10 +1,11 @@
-"""Lower floors never import upper ones; the ground floor imports the standard library alone."""
+"""Lower floors never import upper ones, nor some rooms each other; the ground floor needs the standard library alone."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,37 @@ FLOOR = {
     "rule_files": 1,
     "settings": 1,
     "checkpoints": 2,
-    "sources": 2,
     "exporters": 2,
+    "resumption": 2,
+    "sources": 2,
     "actions": 3,
+    "assembly": 3,
     "guard": 3,
+    "pipeline": 3,
+    "run": 3,
+    "serving": 3,
+    "sigterm": 3,
+    "slow_steps": 3,
+    "__init__": 4,
+    "callback": 4,
+    "cli": 4,
+    "demo": 4,
+    "generate": 4,
+    "instrumentation": 4,
+    "instrumentor": 4,
+    "replay": 4,
 }
-"""By the first name below the package; whatever is not listed here may import everything."""
+"""By the first name below the package."""
+
+PUBLIC = {"TelemetryCallback": "callback", "instrument": "instrumentation", "uninstrument": "instrumentation"}
+"""What the package itself hands out, and where it lives."""
+
+APART = {
+    "sources": {"checkpoints", "custom_rules", "detection", "exporters", "rule_files"},
+    "exporters": {"checkpoints", "custom_rules", "detection", "rule_files", "settings", "sources"},
+    "checkpoints": {"custom_rules", "detection", "exporters", "rule_files", "settings", "sources"},
+}
+"""Rooms to others, not above them, that they know nothing of: what passes between them is in ``records``."""
 
 STANDARD_LIBRARY_ALONE = ("errors", "faults", "catalogue", "records", "detection")
 HOSTS = {"transformers", "trl", "torch"}
@@ -43,10 +69,21 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def running(node: ast.AST) -> Iterator[ast.AST]:
+    """A tree without what only type checkers read."""
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        for child in node.orelse:
+            yield from running(child)
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from running(child)
+
+
 def imports(path: Path, whole: bool) -> set[str]:
-    """Dotted names that a module imports; without those inside functions and TYPE_CHECKING unless ``whole``."""
+    """Dotted names that a module imports when it runs; without those inside functions unless ``whole``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree)) if whole else tree.body
+    nodes = list(running(tree)) if whole else tree.body
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -56,13 +93,39 @@ def imports(path: Path, whole: bool) -> set[str]:
     return found
 
 
+def rooms_imported(path: Path) -> set[str]:
+    """Rooms of the package that a module needs, wherever in it that is said."""
+    names = {name.split(".")[1] for name in imports(path, whole=True) if name.startswith("rlhf_otel.")}
+    return {PUBLIC.get(name, name) for name in names - {"__version__"}}
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(path) for path in modules()} == set(FLOOR)
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_module_imports_from_a_floor_above_its_own(path: Path) -> None:
-    floor = FLOOR.get(room(path), 99)
-    for name in imports(path, whole=False):
-        parts = name.split(".")
-        if parts[0] == "rlhf_otel" and len(parts) > 1 and parts[1] != "__version__":
-            assert FLOOR.get(parts[1], 99) <= floor, f"{path.name} imports {name}"
+    above = {name for name in rooms_imported(path) if FLOOR[name] > FLOOR[room(path)]}
+    assert above == set()
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_some_rooms_know_nothing_of_each_other(path: Path) -> None:
+    assert rooms_imported(path) & APART.get(room(path), set()) == set()
+
+
+def test_sources_know_no_rules() -> None:
+    named = {name for path in (PACKAGE / "sources").rglob("*.py") for name in imports(path, whole=True)}
+    assert [name for name in named if name.startswith("rlhf_otel.catalogue.rule")] == []
+
+
+def test_what_only_type_checkers_read_is_no_import(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(
+        "if TYPE_CHECKING:\n    import torch\nelse:\n    import a\ndef f():\n    from b import c\n"
+        "try:\n    import d\nexcept ImportError:\n    d = None\n"
+    )
+    assert imports(module, whole=True) == {"a", "b.c", "d"}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -1,6 +1,7 @@
 """Rules: what counts as wrong, declared once for both engines.
 
-What a rule is, is in ``rule``; the rules of completions, of resources and of pipelines in ``rules_*``.
+What a rule is, is in ``rule``; the rules of completions, resources, pipelines, single trainers and checkpoints
+are in ``rules_*``.
 """
 
 from __future__ import annotations

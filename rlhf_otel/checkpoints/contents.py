@@ -28,7 +28,6 @@ PARTIAL_ENDINGS: Final = (".tmp", ".part", ".incomplete", ".lock")
 MAX_JSON_BYTES: Final = 64 * 2**20
 RECENT_S: Final = 120.0
 """A partial file that changed less long ago may still be growing."""
-TRAINING_STATE: Final = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "trainer_state.json")
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -169,6 +169,3 @@ def numbers_of(tensor: StoredTensor) -> Any:
     import numpy as np
 
     return decode(tensor.dtype, tensor.load()).astype(np.float64).reshape(tensor.shape)
-
-
-Measurements = Mapping[str, Measured]

@@ -290,7 +290,7 @@ _by_phase("rlhf_phase_seconds_total", lambda v: v.phase_seconds)
 
 
 def _by_rule(name: str, read: Callable[[RunView, Any], float | None]) -> None:
-    """A sample per rule; labels are the rule and whatever else the family declares (severity or signal)."""
+    """A sample per rule for which ``read`` has a value; its one label is the rule's name."""
 
     def samples(view: RunView) -> Samples:
         for verdict in view.snapshot.verdicts:

@@ -2,7 +2,7 @@ r"""The journal: an append-only local record of a run, one JSON object a line.
 
 Format, version 1. Files ``journal-00000.jsonl``, ``journal-00001.jsonl``, ... in one directory are read in
 that order; a new attempt and a full file begin the next one. Every record has a ``type``: ``run``, ``step``,
-``anomaly``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis``, ``system`` or ``end``. ``time`` is Unix
+``anomaly``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis`` or ``end``. ``time`` is Unix
 time in seconds,
 durations are milliseconds. A file that continues another repeats the ``run`` record, marked ``continued``.
 
@@ -111,26 +111,6 @@ def checkpoint_analysis_record(analysis: _Analysis) -> Record:
     fields = {name: value for name, value in analysis._asdict().items() if value not in (None, "", (), {})}
     fields["seconds"] = round(fields.get("seconds", 0.0), 3)
     return {"type": "checkpoint_analysis", "time": _seconds(time.time_ns()), **fields}
-
-
-class _Reading(Protocol):
-    """A named tuple with the Unix time at which it was read, such as a system sample."""
-
-    @property
-    def time_ns(self) -> int: ...
-    def _asdict(self) -> dict[str, Any]: ...
-
-
-def system_record(sample: _Reading) -> Record:
-    """One reading of GPU, allocator and host; named tuples become objects without what is None."""
-    fields: Record = _named(sample)
-    return {"type": "system", "time": _seconds(fields.pop("time_ns")), **fields}
-
-
-def _named(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
-        return {name: _named(item) for name, item in value._asdict().items() if item is not None}
-    return [_named(item) for item in value] if isinstance(value, tuple) else value
 
 
 def end_record(end: RunEnd) -> Record:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_otel.catalogue.rules import RULES, Condition, Rule
+from rlhf_otel.catalogue.rules import RULES, Rule
 from rlhf_otel.detection.baselines import Baselines
 from rlhf_otel.detection.detector import Detector, Verdict
 from rlhf_otel.records import Anomaly, Statistics, StepRecord
@@ -31,11 +31,6 @@ class ReplayedAnomaly:
     def summary(self) -> str:
         """What broke, in a sentence."""
         return self.rule_as_judged.summary
-
-    @property
-    def rule_conditions(self) -> tuple[Condition, ...]:
-        """What had to hold."""
-        return self.rule_as_judged.conditions
 
     @property
     def first_step(self) -> int:

@@ -29,11 +29,6 @@ class Explanation(NamedTuple):
     """Phase, its own time, and its usual one; by the excess, largest first."""
 
     @property
-    def blamed(self) -> str:
-        """The phase with the largest excess."""
-        return self.phases[0][0] if self.phases else ""
-
-    @property
     def excess_us(self) -> float:
         """How much longer than usual the step took."""
         return self.step.duration_us - self.usual_us

@@ -17,7 +17,7 @@ from rlhf_otel.sources.trl_keys import family_of
 
 logger = logging.getLogger("rlhf_otel")
 
-OLDEST: Final[dict[str, tuple[int, int]]] = {"trl": (0, 29), "transformers": (4, 56)}
+OLDEST: Final[dict[str, tuple[int, int]]] = {"trl": (0, 29), "transformers": (4, 57)}
 """The oldest versions that are tested."""
 CORE: Final[dict[str, tuple[str, ...]]] = {
     "grpo": ("reward",),

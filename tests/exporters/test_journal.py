@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -32,7 +32,6 @@ from rlhf_otel.exporters.journal import (
     read_journal,
     run_record,
     step_record,
-    system_record,
 )
 from rlhf_otel.records import Anomaly, PhaseInterval, RunEnd, RunIdentity, StepRecord
 
@@ -252,25 +251,6 @@ def test_the_records_of_a_run(tmp_path: Path) -> None:
         "step": 12,
         "outcome": "failed",
         "reason": "RuntimeError: NaN",
-    }
-
-
-class _Gpu(NamedTuple):
-    device: str
-    power_watts: float | None
-    temperature_celsius: float | None
-
-
-class _Reading(NamedTuple):
-    time_ns: int
-    gpus: tuple[_Gpu, ...]
-
-
-def test_a_system_record_names_what_it_holds() -> None:
-    assert system_record(_Reading(5_000_000_000, (_Gpu("0", 312.5, None),))) == {
-        "type": "system",
-        "time": 5.0,
-        "gpus": [{"device": "0", "power_watts": 312.5}],
     }
 
 

@@ -30,7 +30,11 @@ def step(number: int, reward_us: float = 200.0, rank: int = 0, kind: str = "gene
 def test_the_phase_that_took_longer_than_usual_is_blamed() -> None:
     slowest, *others = explain([step(1), step(2), step(3, reward_us=900), step(4)])
 
-    assert (slowest.step.step, slowest.blamed, slowest.excess_us) == (3, "reward_function accuracy", 700)
+    assert (slowest.step.step, slowest.phases[0][0], slowest.excess_us) == (
+        3,
+        "reward_function accuracy",
+        700,
+    )
     assert slowest.phases[0] == ("reward_function accuracy", 900, 200)
     assert [one.excess_us for one in others] == [0, 0, 0]
 
