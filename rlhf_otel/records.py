@@ -27,6 +27,8 @@ class RunIdentity:
     cluster: str = ""
     agreed: bool = True
     """Whether every rank knows run id and attempt by itself; else rank 0 decides and the others ask."""
+    collective_phases: tuple[str, ...] = ()
+    """Phases in which the ranks of this run wait for each other, beside those of the catalogue."""
 
 
 class PhaseInterval(NamedTuple):

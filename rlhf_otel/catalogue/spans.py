@@ -5,6 +5,7 @@ Resource and span attributes follow the open ``rl.*`` proposal for OpenTelemetry
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -36,12 +37,16 @@ class Phase:
     algorithm: str = ""
     """The one whose steps alone have it; empty where any may."""
 
+    def scope_in(self, collective: Container[str]) -> Scope:
+        """Its scope in a run where ``collective`` phases wait for other ranks, too."""
+        return Scope.COLLECTIVE if self.name in collective else self.scope
+
 
 _L, _C = Scope.LOCAL, Scope.COLLECTIVE
 
 PHASES: Final[tuple[Phase, ...]] = (
     Phase("data", _L, "Reading the batch from the data loader."),
-    Phase("generate", _L, "Sampling completions."),
+    Phase("generate", _L, "Sampling completions; collective where a vLLM server is asked by rank 0 for all."),
     Phase("rollout", _C, "Around sampling: gathering, tokenising, scoring bookkeeping."),
     Phase("weight_sync", _C, "Sending the policy's weights to the sampler."),
     Phase("reward", _C, "Around the reward functions; holds the gather of their results."),

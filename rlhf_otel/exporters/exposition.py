@@ -277,9 +277,9 @@ _by_label("rlhf_step_duration_seconds", lambda v: v.snapshot.durations)
 
 def _by_phase(name: str, read: Callable[[RunView], Mapping[str, float]]) -> None:
     def samples(view: RunView) -> Samples:
-        values, algorithm = read(view), view.identity.algorithm
+        values, algorithm, waiting = read(view), view.identity.algorithm, view.identity.collective_phases
         phases = (phase for phase in PHASES if phase.algorithm in ("", algorithm) and phase.name in values)
-        return (Sample((phase.name, phase.scope), values[phase.name]) for phase in phases)
+        return (Sample((phase.name, phase.scope_in(waiting)), values[phase.name]) for phase in phases)
 
     _SAMPLES[name] = samples
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
@@ -117,7 +117,8 @@ def build_spans(
         while parent not in contexts:
             parent = parents[parent]
         times = phase.start_ns + to_unix, phase.end_ns + to_unix
-        spans.append(_phase_span(phase, contexts[index], contexts[parent], times, resource))
+        attributes = _phase_attributes(phase, identity.collective_phases)
+        spans.append(_phase_span(phase, contexts[index], contexts[parent], times, attributes, resource))
     return spans
 
 
@@ -173,10 +174,11 @@ def _phase_span(
     context: SpanContext,
     parent: SpanContext,
     times: tuple[int, int],
+    attributes: dict[str, _Value],
     resource: Resource,
 ) -> ReadableSpan:
     name, status = PHASE_SPAN_PREFIX + text_of(phase.phase), _status("raised" if phase.failed else "")
-    return span_of(name, context, parent, times, _phase_attributes(phase), resource, status=status)
+    return span_of(name, context, parent, times, attributes, resource, status=status)
 
 
 def _step_attributes(record: StepRecord, identity: RunIdentity, kept_because: str) -> dict[str, _Value]:
@@ -190,10 +192,10 @@ def _step_attributes(record: StepRecord, identity: RunIdentity, kept_because: st
     return attributes | finite(signals)
 
 
-def _phase_attributes(phase: PhaseInterval) -> dict[str, _Value]:
+def _phase_attributes(phase: PhaseInterval, collective: Container[str]) -> dict[str, _Value]:
     attributes: dict[str, _Value] = {Attribute.PHASE.value: text_of(phase.phase)}
     if known := PHASE_BY_NAME.get(phase.phase):
-        attributes[Attribute.PHASE_SCOPE.value] = known.scope.value
+        attributes[Attribute.PHASE_SCOPE.value] = known.scope_in(collective).value
     if phase.detail:
         attributes[Attribute.PHASE_DETAIL.value] = detail = text_of(phase.detail)
         if phase.phase == "reward_function":

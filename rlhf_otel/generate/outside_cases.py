@@ -51,8 +51,8 @@ def _nonfinite(run: str, instance: str, values: str, started: str, rank: str = "
     }
 
 
-def _phase(run: str, rank: str, phase: str, values: str) -> dict[str, str]:
-    scope = PHASE_BY_NAME[phase].scope
+def _phase(run: str, rank: str, phase: str, values: str, collective: str = "") -> dict[str, str]:
+    scope = PHASE_BY_NAME[phase].scope_in(collective)
     labels = f'run_id="{run}",rank="{rank}",phase="{phase}",scope="{scope}",instance="{rank}"'
     return {f"rlhf_phase_seconds_total{{{labels}}}": values}
 
@@ -207,7 +207,8 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
     ],
     "Straggler": [
         Case(
-            "slow in a local phase; slow only in a collective one, which is waiting; nearly alike; one rank; one step",
+            "slow in a local phase; slow only in a collective one, which is waiting; nearly alike; one rank; one step; three "
+            "ranks, of which one asks a vLLM server for all; three, of which one samples slowly by itself",
             {
                 **_phase("bad", "0", "reward_function", "0+1x80"),
                 **_phase("bad", "0", "backward", "0+14x80"),
@@ -221,8 +222,23 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
                 **_phase("single", "0", "generate", "0+13x80"),
                 **_phase("once", "0", "generate", "0+5x80"),
                 **_phase("once", "1", "generate", "0+5x50 265+5x30"),
+                **_phase("server", "0", "generate", "0+9x80", "generate"),
+                **_phase("server", "0", "rollout", "0+1x80"),
+                **_phase("server", "1", "rollout", "0+10x80"),
+                **_phase("server", "2", "rollout", "0+10x80"),
+                **{
+                    series: values
+                    for rank in "012"
+                    for series, values in _phase("server", rank, "reward_function", "0+2x80").items()
+                },
+                **_phase("itself", "0", "generate", "0+9x80"),
+                **_phase("itself", "1", "generate", "0+2x80"),
+                **_phase("itself", "2", "generate", "0+2x80"),
             },
-            ({"run_id": "bad", "rank": "1", "scope": "local"},),
+            (
+                {"run_id": "bad", "rank": "1", "scope": "local"},
+                {"run_id": "itself", "rank": "0", "scope": "local"},
+            ),
             "15m",
             "rank 1 spends 0.23 s of each second more than the median rank in reward_function",
         )

@@ -12,6 +12,7 @@ from typing import Any, Final
 from rlhf_otel.records import RunIdentity
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources.agreement import Agreement
+from rlhf_otel.sources.phase_scopes import collective_phases
 
 RESTART_COUNTS: Final = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 """Variables that count how often a launcher has started this job again, from 0."""
@@ -50,6 +51,7 @@ def identify(
         owner=settings.owner,
         cluster=settings.cluster,
         agreed=world_size == 1 or (bool(given) and resumed is None),
+        collective_phases=collective_phases(trainer),
     )
 
 

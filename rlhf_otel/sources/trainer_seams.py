@@ -11,7 +11,7 @@ import inspect
 from typing import Any, Final
 
 from rlhf_otel import faults
-from rlhf_otel.sources import plain_seams
+from rlhf_otel.sources import batches, plain_seams
 from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.ppo_seams import PPOSeams
 from rlhf_otel.sources.reward_functions import RewardFunctionCounts
@@ -20,7 +20,6 @@ from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.wrapping import Function, Wrappers, timed
 
 PHASE_OF_METHOD: Final[dict[str, str]] = {
-    "get_batch_samples": "data",
     "evaluate": "evaluation",
     "_save_checkpoint": "checkpoint",
 }
@@ -54,6 +53,7 @@ class TrainerSeams:
             wrap(trainer, method, functools.partial(self._read, name))
         if not hasattr(trainer, "_get_grad_norm"):  # transformers 4
             wrap(accelerator, "clip_grad_norm_", functools.partial(self._read, "grad_norm"))
+        wrap(trainer, "get_batch_samples", functools.partial(batches.timed, self._recorder))
         wrap(trainer, "_get_per_token_logps_and_entropies", self._log_probabilities)
         wrap(accelerator, "backward", functools.partial(self._timed, "backward"))
         self._wrap_reward_functions()

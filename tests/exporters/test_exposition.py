@@ -174,6 +174,25 @@ def test_phases_of_an_algorithm_are_those_of_its_runs_alone() -> None:
     assert phases("grpo", loss=1.0, values=0.0) == {"loss"}
 
 
+def test_the_scope_of_a_phase_is_that_of_its_run() -> None:
+    def scopes(collective: tuple[str, ...]) -> dict[str, str]:
+        identity = RunIdentity("r", algorithm="grpo", collective_phases=collective)
+        seconds = {"generate": 2.0, "reward_function": 1.0, "reward": 1.0}
+        (family,) = [
+            found
+            for name, found in families(RunView(identity, Snapshot(), phase_seconds=seconds)).items()
+            if name == "rlhf_phase_seconds"
+        ]
+        return {sample.labels["phase"]: sample.labels["scope"] for sample in family.samples}
+
+    assert scopes(()) == {"generate": "local", "reward_function": "local", "reward": "collective"}
+    assert scopes(("generate",)) == {
+        "generate": "collective",
+        "reward_function": "local",
+        "reward": "collective",
+    }
+
+
 def test_of_a_run_that_another_has_outlived_only_the_end_is_left() -> None:
     names = {
         sample.name for family in families(VIEW._replace(outlived=True)).values() for sample in family.samples

@@ -34,6 +34,7 @@ from rlhf_otel.exporters.journal import (
     step_record,
 )
 from rlhf_otel.records import Anomaly, PhaseInterval, RunEnd, RunIdentity, StepRecord
+from rlhf_otel.replay.opening import open_log
 
 NAN, INF = math.nan, math.inf
 
@@ -176,7 +177,9 @@ def test_values_that_json_does_not_know(tmp_path: Path) -> None:
 
 
 def test_the_records_of_a_run(tmp_path: Path) -> None:
-    identity = RunIdentity("run-7", attempt=2, rank=1, world_size=8, algorithm="grpo", team="rl")
+    identity = RunIdentity(
+        "run-7", 2, 1, world_size=8, algorithm="grpo", team="rl", collective_phases=("generate",)
+    )
     phases = [
         PhaseInterval("reward", "", 1_002_000_000, 1_010_000_000, -1, 3_000_000, False),
         PhaseInterval("reward_function", "длина", 1_003_000_000, 1_008_000_000, 0, 5_000_000, True),
@@ -207,8 +210,12 @@ def test_the_records_of_a_run(tmp_path: Path) -> None:
     run, read_step, read_anomaly, read_end = read_journal(tmp_path)
     assert (run["type"], run["version"], run["time"], run["config"]) == ("run", 1, 1.0, {"beta": 0.04})
     assert {name: run[name] for name in RunIdentity.__slots__} == {
-        name: getattr(identity, name) for name in RunIdentity.__slots__
+        **{name: getattr(identity, name) for name in RunIdentity.__slots__},
+        "collective_phases": ["generate"],
     }
+    log = open_log(tmp_path)
+    assert [found.step for found in log.records] == [12]
+    assert log.identity == identity
     assert same(
         read_step,
         {

@@ -276,6 +276,13 @@ def test_phase_attributes() -> None:
     assert spans["rlhf.reward_function"]["rl.reward.function"] == "length_reward"
 
 
+def test_the_scope_of_a_phase_is_that_of_its_run() -> None:
+    server = dataclasses.replace(IDENTITY, collective_phases=("generate",))
+    spans = {span.name: span.attributes for span in build(step(GRPO_STEP), identity=server)}
+    assert spans["rlhf.generate"]["rlhf.phase.scope"] == "collective"
+    assert spans["rlhf.reward_function"]["rlhf.phase.scope"] == "local"
+
+
 def test_a_phase_that_the_catalogue_does_not_know_has_no_scope() -> None:
     assert dict(build(step([phase("mystery", 0, 1)]))[1].attributes) == {"rlhf.phase": "mystery"}
 

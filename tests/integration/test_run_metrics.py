@@ -256,7 +256,7 @@ def test_counters_never_go_back(tmp_path: Path) -> None:
 
 
 ENCLOSING = {
-    "data": {"", "evaluation"},
+    "data": {"other"},
     "rollout": {"", "evaluation"},
     "generate": {"rollout"},
     "reference_logprobs": {"rollout"},

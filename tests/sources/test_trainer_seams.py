@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import GRPOTrainer
 
 from rlhf_otel import TelemetryCallback, faults
+from rlhf_otel.catalogue.spans import PHASE_BY_NAME
 from rlhf_otel.exporters.journal import read_journal
 from rlhf_otel.sources.phases import PhaseRecorder, nest
 from rlhf_otel.sources.scalars import ScalarReader
@@ -84,7 +85,44 @@ def test_arguments_and_results_pass_through(observed: Observed) -> None:
     assert trainer.get_batch_samples(1, two=2) == ((1,), {"two": 2})
     assert trainer.evaluate() == {"eval_loss": 1.0}
     assert trainer.accelerator.backward("loss", a=1) == ("backward", "loss", {"a": 1})
-    assert observed.phases() == [("data", False), ("evaluation", False), ("backward", False)]
+    assert observed.phases() == [("other", False), ("evaluation", False), ("backward", False)]
+
+
+class Fetching(Trainer):
+    """Takes batches as transformers does, and then waits for other ranks."""
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, *_: Any) -> Any:
+        found = []
+        for _number in range(num_batches):
+            try:
+                found.append(next(epoch_iterator))
+            except StopIteration:
+                break
+        return found, epoch_iterator
+
+
+def test_only_reading_is_data_and_the_count_of_tokens_over_all_ranks_is_not() -> None:
+    observed, batch = Observed(Fetching()), object()
+    found, seen = observed.trainer.get_batch_samples(iter([batch]), 2)
+
+    assert found == [batch]
+    assert found[0] is batch
+    assert iter(seen) is seen
+    assert observed.phases() == [("other", False), ("data", False), ("data", False)]
+    assert [PHASE_BY_NAME[name].scope for name in ("data", "other")] == ["local", "collective"]
+    observed.seams.detach()
+    assert "get_batch_samples" not in vars(observed.trainer)
+
+
+def test_a_data_loader_that_fails_marks_the_phase() -> None:
+    def batches() -> Iterator[int]:
+        raise OSError("storage gone")
+        yield
+
+    observed = Observed(Fetching())
+    with pytest.raises(OSError, match="storage gone"):
+        observed.trainer.get_batch_samples(batches(), 1)
+    assert observed.phases() == [("other", True), ("data", True)]
 
 
 def test_exceptions_pass_through_and_mark_the_phase(observed: Observed) -> None:

@@ -116,7 +116,7 @@ def _records(records: Iterable[Record], log: Log, attempts: int) -> Iterator[Ste
             yield _checked_step(record, log.path)
         elif kind == "run":
             begun += not record.get("continued")
-            log.identity = RunIdentity(**{name: record[name] for name in _IDENTITY if name in record})
+            log.identity = _identity_of(record)
             log.config = record.get("config", {})
         elif kind == "evaluation":
             log.evaluation.update(record.get("values", {}))
@@ -124,6 +124,12 @@ def _records(records: Iterable[Record], log: Log, attempts: int) -> Iterator[Ste
             log.end = _end_of(record)
             if attempts and begun >= attempts:
                 return
+
+
+def _identity_of(record: Record) -> RunIdentity:
+    given: Record = {name: record[name] for name in _IDENTITY if name in record}
+    given["collective_phases"] = tuple(given.get("collective_phases", ()))
+    return RunIdentity(**given)
 
 
 def _checked_step(record: Record, path: Path) -> StepRecord:

@@ -1,0 +1,55 @@
+"""Reading batches, apart from what the trainer does with them: it may count their tokens over all ranks at once.
+
+transformers' ``get_batch_samples`` takes batches from an iterator and, where the loss is averaged over all devices'
+tokens, gathers their counts. Reading is "data", which is local; the rest waits for the other ranks and is "other".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from rlhf_otel.sources import wrapping
+from rlhf_otel.sources.phases import PhaseRecorder
+from rlhf_otel.sources.wrapping import Function
+
+METHOD: Final = "get_batch_samples"
+
+
+class TimedBatches:
+    """An iterator over the same batches, each of which is timed as it is read."""
+
+    def __init__(self, batches: Iterator[Any], recorder: PhaseRecorder) -> None:
+        self._batches = batches
+        self._recorder = recorder
+
+    def __iter__(self) -> TimedBatches:
+        return self
+
+    def __next__(self) -> Any:
+        opened = self._recorder.begin("data")
+        failed = True
+        try:
+            batch = next(self._batches)
+            failed = False
+            return batch
+        except StopIteration:
+            failed = False
+            raise
+        finally:
+            self._recorder.end(opened, failed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
+
+
+def timed(recorder: PhaseRecorder, original: Function) -> Function:
+    """``get_batch_samples``, whose first argument is the iterator that it reads."""
+    in_phase = wrapping.timed(recorder, "other", original, METHOD)
+
+    def get_batch_samples(*args: Any, **kwargs: Any) -> Any:
+        if args and hasattr(args[0], "__next__"):
+            args = (TimedBatches(args[0], recorder), *args[1:])
+        return in_phase(*args, **kwargs)
+
+    return get_batch_samples
