@@ -25,6 +25,7 @@ WITHOUT_EVIDENCE = {
     "CompletionsWithoutEOS": _UNBROKEN,
     "KLNegative": _UNBROKEN,
     "SampledKLRunaway": _UNBROKEN,
+    "GradientLost": _UNBROKEN,
     "LikelihoodDisplacement": _UNBROKEN,
     "PreferenceBelowChance": _UNBROKEN,
     "PreferenceMarginCollapse": _UNBROKEN,
