@@ -108,6 +108,9 @@ class Rule:
     steps: int = 1
     """Consecutive steps in breach before the rule fires in process."""
     after_step: int = 0
+    absent: tuple[str, ...] = ()
+    """Signals that a run must not have had: where it has, another rule judges better. Event rules only, since
+    Prometheus' own comparison does not read it."""
     promql: PromQL | None = None
     """For ``outside`` rules the expression; for ``event`` rules a second one, on counters."""
     inhibited_by: tuple[str, ...] = ()

@@ -313,6 +313,17 @@ RULES: Final[tuple[Rule, ...]] = (
         inhibited_by=("NonFinite", "NoAdvantage", "ZeroAdvantageGroups"),
     ),
     Rule(
+        "GradientLost", _EVENT, _WARNING,
+        "the gradient norm fell to almost nothing (of a trainer without groups of completions)",
+        "Most parameters are frozen or detached, adapters were disabled, or the loss lost its connection to the weights.",
+        "Count the trainable parameters; check requires_grad, active adapters, label masks and the loss.",
+        _HEURISTIC + " As GradientVanishing, which asks for the groups that SFT, DPO, PPO and reward models lack.",
+        conditions=(Comparison("grad_norm", Statistic.VALUE_RATIO, "<", 0.03),),
+        steps=3,
+        absent=("zero_advantage_groups", "reward_std"),  # GRPO and the like: a batch without advantage has no gradient
+        inhibited_by=("NonFinite", "PreferenceSaturated"),
+    ),
+    Rule(
         "ParametersNotChanging", _LEVEL, _WARNING,
         "the gradient is exactly zero, so that the weights cannot change",
         "All parameters are frozen, no group has an advantage, or all tokens are masked.",

@@ -8,7 +8,7 @@ scrape cannot miss it. While an inhibiting rule is active, a rule neither fires 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Final, NamedTuple
 
@@ -57,8 +57,10 @@ class _RuleState:
         self.idle = True
         """Neither pending nor active: a step without breach changes nothing."""
 
-    def judges(self, step: int) -> bool:
-        """Whether the rule applies yet; without ``after_step`` also to a step 0, as other programs count."""
+    def judges(self, step: int, statistics: Mapping[str, Statistics]) -> bool:
+        """Whether the rule applies, and yet; without ``after_step`` also to a step 0, as other programs count."""
+        if any(signal in statistics for signal in self.rule.absent):
+            return False
         return not self.rule.after_step or step > self.rule.after_step
 
 
@@ -98,7 +100,7 @@ class Detector:
             if not (possible and breached(record, statistics)):
                 if not state.idle:
                     changed |= self._clean(state, record)
-            elif state.judges(record.step) and not _inhibited(state):
+            elif state.judges(record.step, statistics) and not _inhibited(state):
                 changed = True
                 if self._breach(state, record):
                     fired.append(_fire(state, record, statistics))

@@ -133,6 +133,7 @@ def evidence(rule: Rule) -> str:
     if not rule.conditions:
         return "see the expression in its runbook"
     parts = [_condition(condition) for condition in rule.conditions]
+    parts += [f"no `{signal}` was ever measured" for signal in rule.absent]
     text = " and ".join(parts)
     return f"{text}, for {rule.steps} steps" if rule.steps > 1 else text
 

@@ -62,7 +62,7 @@ def unjudged(replay: Replay, log: Log) -> list[Unjudged]:
 def _reason(rule: Rule, replay: Replay, log: Log) -> str:
     if rule.rule_class is RuleClass.OUTSIDE:
         return BY_PROMETHEUS
-    if _is_foreign(rule, log.identity.algorithm):
+    if _is_foreign(rule, log.identity.algorithm) or any(name in replay.counts for name in rule.absent):
         return f"{FOREIGN} {log.identity.algorithm}"
     reasons = (_missing(condition, replay.counts, log) for condition in rule.conditions)
     found = next((reason for reason in reasons if reason), "")

@@ -24,6 +24,7 @@ WITHOUT_EVIDENCE = {
     "SequenceKLRunaway": _PPO,
     "CompletionsWithoutEOS": _UNBROKEN,
     "KLNegative": _PPO,
+    "GradientLost": _UNBROKEN,
     "LikelihoodDisplacement": _UNBROKEN,
     "PreferenceSaturated": _UNBROKEN,
     "CheckpointUnhealthy": _CHECKPOINTS,

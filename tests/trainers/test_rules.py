@@ -86,6 +86,8 @@ BAD: list[tuple[str, Course]] = [
     ("LikelihoodDisplacement", lambda s, r: preference(
         s, r, chosen_logprob=ramp(s, -120, -2) + r.gauss(0, 4), rejected_logprob=ramp(s, -130, -3) + r.gauss(0, 4),
         chosen_reward=ramp(s, 0.1, -0.02))),
+    ("GradientLost", lambda s, r: preference(s, r, grad_norm=late(s, 1.0, 0.01) + abs(r.gauss(0, 0.001)))),
+    ("GradientLost", lambda s, r: ppo(s, r, grad_norm=late(s, 1.0, 0.0))),
     ("PreferenceSaturated", lambda s, r: preference(s, r, preference_accuracy=1.0)),
     ("NonFinite", lambda s, r: ppo(s, r, value_loss=late(s, 0.2, float("nan")))),
     ("NonFinite", lambda s, r: ppo(s, r, kl_per_sequence=late(s, 3.0, float("inf")))),
@@ -99,6 +101,11 @@ ODD: list[tuple[str, Course]] = [
     ("variance that is tiny, whatever its ratio", lambda s, r: ppo(s, r, policy_ratio_variance=late(s, 1e-8, 1e-5))),
     ("end tokens in every tenth completion", lambda s, r: ppo(s, r, eos_per_completion=0.1)),
     ("healthy DPO", preference),
+    ("a gradient norm that falls by and by", lambda s, r: preference(s, r, grad_norm=1.0 / (1 + s / 20) + abs(r.gauss(0, 0.02)))),
+    ("one batch without gradient", lambda s, r: preference(s, r, grad_norm=0.0 if s == CHANGE else 1.0)),
+    ("GRPO, of a coarse reward", lambda s, r: {
+        "grad_norm": 0.0 if s % 10 in (1, 2, 3) else 1.0, "reward_std": 0.1,
+        "zero_advantage_groups": 1.0 if s % 10 in (1, 2, 3) else 0.5}),
     ("pairs that nobody can tell apart", lambda s, r: preference(
         s, r, preference_accuracy=sum(r.random() < 0.5 for _ in range(4)) / 4, preference_margin=r.gauss(0, 0.02))),
     ("rejected falls alone", lambda s, r: preference(s, r, rejected_logprob=ramp(s, -130, -3) + r.gauss(0, 4))),
