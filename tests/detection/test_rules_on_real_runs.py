@@ -21,6 +21,7 @@ WITHOUT_EVIDENCE = {
     "ValueDivergence": _PPO,
     "PolicyRatioBlowUp": _PPO,
     "EOSMissing": _PPO,
+    "ValueClipFractionHigh": _PPO,
     "SequenceKLRunaway": _PPO,
     "CompletionsWithoutEOS": _UNBROKEN,
     "KLNegative": _PPO,
