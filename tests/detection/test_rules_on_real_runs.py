@@ -19,6 +19,7 @@ WITHOUT_EVIDENCE = {
     "HostMemoryGrowth": "needs minutes of growth on a host that is half full",
     "CheckpointDiskLow": "needs a full disk",
     "ValueDivergence": _PPO,
+    "ValueClipFractionHigh": _PPO,
     "PolicyRatioBlowUp": _PPO,
     "EOSMissing": _PPO,
     "ValueClipFractionHigh": _PPO,
