@@ -353,7 +353,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "Watch it beside reward and evaluation; EntropyFalling and EntropyCollapse warn if it goes on.",
         _HEURISTIC + " Entropy of healthy runs loses less than 14 % in that time.",
         conditions=(Comparison("entropy", Statistic.RATIO, "<", 0.82),),
-        steps=3,
+        steps=2,
         inhibited_by=("NonFinite", "KLRunaway", "EntropyFalling", "EntropyCollapse"),
     ),
     Rule(
@@ -538,7 +538,7 @@ RULES: Final[tuple[Rule, ...]] = (
             Comparison("zero_advantage_groups", Statistic.SHIFT, ">", 3.0),
             Comparison("zero_advantage_groups", Statistic.AVERAGE, ">", 0.12),
         ),
-        steps=5,
+        steps=3,
         inhibited_by=("NonFinite", "NoAdvantage", "ZeroAdvantageGroups"),
     ),
     Rule(
@@ -630,7 +630,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "Compare reward with length and with evaluation.",
         _HEURISTIC,
         conditions=(Comparison("completion_length", Statistic.RATIO, ">", 1.15),),
-        steps=5,
+        steps=3,
         inhibited_by=("NonFinite", "KLRunaway", "CompletionLengthExplosion", "TruncationJump"),
     ),
     Rule(
