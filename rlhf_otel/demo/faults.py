@@ -24,7 +24,7 @@ NONE: Final = "none"
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong in real runs, and the rules that should say so."""
+    """Something that goes wrong in real runs, and the rules that say so: each of them fires, none explained away."""
 
     name: str
     explanation: str
@@ -92,7 +92,7 @@ _ALL: Final = (
     Fault(
         "learning-rate",
         "The learning rate becomes 100 times itself: the policy breaks, KL runs away, the reward collapses.",
-        ("KLSpike", "KLRunaway", "RewardCollapse"),
+        ("LearningRateJump", "KLRunaway", "RewardCollapse"),
         breaking.raise_learning_rate,
     ),
     Fault(
@@ -116,13 +116,13 @@ _ALL: Final = (
     Fault(
         "constant-reward",
         "All reward functions answer 1.0 to everything: the reward looks perfect, no group has an advantage.",
-        ("ZeroAdvantageGroups",),
+        ("NoAdvantage",),
         breaking.constant_reward,
     ),
     Fault(
         "slow-reward",
         "One reward function takes 250 ms longer at each call, as a judge behind a busy network does.",
-        ("ThroughputRegression",),
+        ("RewardFunctionSlow",),
         breaking.slow_reward,
     ),
     Fault(
@@ -134,7 +134,7 @@ _ALL: Final = (
     Fault(
         "truncation",
         "Generation may not produce the end token any more: completions run to the limit and are truncated.",
-        ("TruncationHigh", "CompletionLengthExplosion", "RewardCollapse"),
+        ("TruncationJump", "CompletionLengthExplosion", "RewardCollapse"),
         breaking.never_end,
     ),
     Fault(

@@ -104,6 +104,37 @@ def test_fault_explains_itself_and_names_rules_that_exist(fault: Any) -> None:
     assert fault.caught_by or fault.name == "none"
 
 
+SETS_OFF = {
+    "none": set(),
+    "learning-rate": {
+        "LearningRateJump",
+        "KLSpike",
+        "TruncationJump",
+        "LossSpike",
+        "RewardCollapse",
+        "KLRunaway",
+    },
+    "nan-reward": {"NonFinite"},
+    "nan-gradient": {"NonFinite", "RunFailed"},
+    "nan-loss": {"NonFinite"},
+    "constant-reward": {"NoAdvantage", "ZeroAdvantageGroups", "ParametersNotChanging"},
+    "slow-reward": {"RewardFunctionSlow", "ThroughputRegression", "SlowStep"},
+    "stall": {"RunStalled", "SlowStep"},
+    "truncation": {"TruncationJump", "TruncationHigh", "CompletionLengthExplosion", "RewardCollapse"},
+    "crash": {"RunFailed"},
+    "kill": {"RunGone"},
+}
+"""What real runs with each fault set off, or would if nothing explained it."""
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_names_rules_that_it_sets_off_and_none_that_another_of_them_explains(fault: Any) -> None:
+    sets_off = SETS_OFF[fault.name]
+    assert set(fault.caught_by) <= sets_off
+    for rule in fault.caught_by:
+        assert not sets_off.intersection(RULE_BY_NAME[rule].inhibited_by), rule
+
+
 def test_default_step_leaves_room_on_both_sides() -> None:
     assert default_step(300) == 135
     assert default_step(1) == 1
