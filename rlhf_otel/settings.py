@@ -93,7 +93,8 @@ class Settings(BaseModel):
         60.0,
         ge=0,
         le=600,
-        description="Seconds, at most, that a process stays after training until Prometheus knows.",
+        description="Seconds, at most, that a process stays after the end of training until Prometheus knows. Its other "
+        "waits are listed in docs/settings.md.",
     )
     system_interval_s: float = Field(
         5.0, ge=0.5, description="Seconds between readings of GPU, host and allocator."

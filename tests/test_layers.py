@@ -29,6 +29,7 @@ FLOOR = {
     "sources": 2,
     "actions": 3,
     "assembly": 3,
+    "bounds": 3,
     "guard": 3,
     "pipeline": 3,
     "run": 3,

@@ -27,6 +27,8 @@ logger = logging.getLogger("rlhf_otel")
 ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 PRIORITY: list[str] = ["--idle"]
 """Arguments of the process; a test on a busy machine empties it."""
+STOP_S: Final = 5.0
+"""Bound for the end of the process, once it has been killed."""
 MAX_TOLD: Final = 20
 """Findings of a checkpoint that are handed on; the worst come first."""
 
@@ -103,7 +105,7 @@ class CheckpointAnalysis:
             with contextlib.suppress(OSError):
                 process.kill()
         if self._thread is not None:
-            self._thread.join(5.0)
+            self._thread.join(STOP_S)
 
     # --- on its own thread
 

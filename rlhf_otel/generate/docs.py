@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from rlhf_otel.bounds import ACTIONS_S, CHECKPOINTS_S, END_S, ENDED_WELL_S, LEAVING_S
 from rlhf_otel.catalogue.metrics import METRICS, Metric
 from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule, RuleClass
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.detection.promql import Timing, compile_rule
 from rlhf_otel.settings import PREFIX, STANDARD_VARIABLES, Settings
+from rlhf_otel.sigterm import LINGER_S
 from rlhf_otel.sources.trl_keys import FAMILIES, UNKNOWN, Family
 from rlhf_otel.sources.trl_keys.common import COMMON
 from rlhf_otel.sources.trl_keys.ppo import PPO_DERIVED
@@ -110,7 +112,20 @@ def settings_page() -> str:
         + "\nTraces are sent where the standard variables of OpenTelemetry say: `OTEL_EXPORTER_OTLP_ENDPOINT` or "
         "`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, with `OTEL_EXPORTER_OTLP_PROTOCOL` `http/protobuf` (the default) or `grpc`. "
         "Without an endpoint there are none, and the SDK is not imported. `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, "
-        "`OTEL_TRACES_EXPORTER=none` and `OTEL_SDK_DISABLED` are obeyed.\n"
+        "`OTEL_TRACES_EXPORTER=none` and `OTEL_SDK_DISABLED` are obeyed.\n" + _longest_end()
+    )
+
+
+def _longest_end() -> str:
+    """The bounds of an end; those of a process are counted beside ``linger_s``."""
+    return (
+        "\n## How long an end may take\n\nUsually nothing of this. Where a disk, a collector or a driver hangs, `train()` "
+        f"returns at most {END_S:.0f} s after its last step, {ACTIONS_S:.0f} s more where `actions` are set, and "
+        f"{CHECKPOINTS_S:.0f} s more where the last checkpoint is still being analysed (after an exception or a signal "
+        f"{CHECKPOINTS_S - ENDED_WELL_S:.0f} s). A torch profile that is being written then is waited for. The process stays for "
+        "a Prometheus that scraped it, at most `linger_s` from the end of training; it then leaves `file_sd` and closes its "
+        f"port, at most {LEAVING_S:.0f} s. After SIGTERM without a handler of yours, `linger_s` counts as at most "
+        f"{LINGER_S:.0f} s.\n"
     )
 
 

@@ -29,6 +29,8 @@ SUSTAINED_GROWTH: Final = 0.01
 """... and the part of it that the rate must account for within the window: less is noise. Heuristic."""
 STALE_INTERVALS: Final = 12
 """Intervals without a new sample (a driver that hangs) after which the signals are unknown."""
+STOP_S: Final = 2.0
+"""Bound for the end of the sampling thread; a driver may hang."""
 
 
 class SystemSample(NamedTuple):
@@ -101,7 +103,7 @@ class SystemSampler:
         )
         self._thread.start()
 
-    def stop(self, timeout_s: float = 2.0) -> None:
+    def stop(self, timeout_s: float = STOP_S) -> None:
         """Stop sampling; returns after ``timeout_s`` at the latest, even when a driver hangs."""
         thread, self._thread = self._thread, None
         self._stopped.set()
