@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from observing import Prometheus, Scrape, journal
-from otlp_receiver import free_port
-from processes import Nursery
+from observing import ARRIVES_WITHIN_S, Prometheus, Scrape, journal, scrape
+from otlp_receiver import free_port, wait_until
+from processes import WITHIN_S, Nursery
 from scenarios import STEPS, STRIKES
+
+from rlhf_otel.exporters.scrape_clients import TIMEOUT_HEADER
 
 END = "rlhf_run_end_timestamp_seconds"
 
@@ -87,15 +90,45 @@ def test_without_a_prometheus_nobody_is_waited_for(nursery: Nursery, scenario: s
     assert journal(tmp_path / "journal", "end")[0]["outcome"] == CASES[scenario][1]
 
 
+@contextlib.contextmanager
+def scraped_once(base: str) -> Iterator[Callable[[], Scrape]]:
+    """A Prometheus that scraped once, so that nobody knows its interval, and keeps its connection.
+
+    What it yields scrapes again.
+    """
+    connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=ARRIVES_WITHIN_S)
+
+    def again() -> Scrape:
+        headers = {"User-Agent": "Prometheus/2.42.0", TIMEOUT_HEADER: "1"}
+        connection.request("GET", "/metrics", headers=headers)
+        return Scrape(connection.getresponse().read().decode())
+
+    with contextlib.closing(connection):
+        again()
+        yield again
+
+
 def test_the_wait_is_bounded(nursery: Nursery, tmp_path: Path) -> None:
-    """A Prometheus that never comes back, but keeps its connection, is waited for at most ``linger_s``."""
-    training = nursery.start("finish", tmp_path, SCRAPERS="1", LINGER_S="1")
-    with Prometheus(0.05, training.address()) as client:
-        while not client.texts:
-            time.sleep(0.01)
-        client.pause()
+    """Who scraped once and keeps the connection is waited for: at most, and no less than, ``linger_s``."""
+    training = nursery.start("finish", tmp_path, SCRAPERS="1", LINGER_S="2")
+    with scraped_once(training.address()):
         assert training.wait() == 0
-    assert journal(tmp_path / "journal", "end")[0]["outcome"] == "finished"
+        gone_at = time.time()
+    (end,) = journal(tmp_path / "journal", "end")
+    assert end["outcome"] == "finished"
+    assert 2.0 <= gone_at - end["time"] < 50.0, "the bound, and not the default, which is a minute"
+
+
+def test_the_wait_lasts_as_long_as_the_bound_lets_it(nursery: Nursery, tmp_path: Path) -> None:
+    """With ``linger_s`` at ten minutes the process is still there, and what it has to say."""
+    training = nursery.start("finish", tmp_path, SCRAPERS="1", LINGER_S="600")
+    base = training.address()
+    with scraped_once(base):
+        wait_until(lambda: bool(journal(tmp_path / "journal", "end")), WITHIN_S)
+        (end,) = journal(tmp_path / "journal", "end")
+        wait_until(lambda: time.time() - end["time"] > 5.0, WITHIN_S)  # more than the shorter bound
+        assert END in scrape(base).samples
+    assert training.wait() == 0, "a client that closes its connection is waited for no more"
 
 
 @pytest.mark.parametrize(("scenario", "status"), [("kill", -9), ("vanish", 4)])
@@ -137,16 +170,20 @@ def test_training_in_a_thread_that_the_end_of_the_process_cuts_off(nursery: Nurs
 
 
 def test_each_of_several_runs_in_a_process_is_seen_to_end(nursery: Nursery, tmp_path: Path) -> None:
-    port = free_port()
-    training = nursery.start("one_after_another", tmp_path, SCRAPERS="1", PORT=str(port))
-    with Prometheus(1.0, f"http://localhost:{port}") as client:
-        assert training.wait() == 0, training.output
+    """They follow upon each other without waiting for a Prometheus, which finds the ends of all."""
     outcomes = {"first": "failed", "second": "finished", "third": "finished"}
-    for run_id, outcome in outcomes.items():
-        seen = ends_seen(client, run_id)
-        assert seen, run_id
-        assert set(seen) == {outcome}
+    base = f"http://localhost:{(port := free_port())}"
+    training = nursery.start("one_after_another", tmp_path, SCRAPERS="1", PORT=str(port))
+    wait_until((tmp_path / "first/address").exists, WITHIN_S)
+    with scraped_once(base) as again:
+        wait_until((tmp_path / "third/address").exists, WITHIN_S)
+        wait_until(lambda: bool(journal(tmp_path / "third/journal", "end")), WITHIN_S)
+        wait_until(lambda: scrape(base).by("outcome", END, run_id="third") != {}, WITHIN_S)
+        seen = again()
+        for run_id, outcome in outcomes.items():
+            assert list(seen.by("outcome", END, run_id=run_id)) == [outcome]
+        assert seen.duplicates() == []
+        again()
+        assert training.wait() == 0, training.output
     bases = json.loads((tmp_path / "bases.json").read_text())
-    assert len(set(bases)) == 1, "a later run is where Prometheus looks for it"
-    scrapes = [Scrape(text) for text in client.texts]
-    assert not any(found.duplicates() for found in scrapes)
+    assert bases == [base] * 3, "a later run is where Prometheus looks for it"
