@@ -1,4 +1,4 @@
-"""Rules about single completions: what they look like, and how rewards depend on that."""
+"""Rules about completions: their length, how they end and what they look like, and how rewards depend on that."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Final
 
 from rlhf_otel.catalogue.rule import Comparison, Rule, RuleClass, Severity, Statistic
 
-_LEVEL = RuleClass.LEVEL
+_EVENT, _LEVEL = RuleClass.EVENT, RuleClass.LEVEL
 _WARNING, _INFO = Severity.WARNING, Severity.INFO
+_HEURISTIC = "Heuristic; calibrated on real tiny runs and public logs."
 
 COMPLETION_RULES: Final[tuple[Rule, ...]] = (
     Rule(
@@ -88,5 +89,85 @@ COMPLETION_RULES: Final[tuple[Rule, ...]] = (
         conditions=(Comparison("groups_all_wrong", Statistic.AVERAGE, ">", 0.5),),
         steps=10,
         inhibited_by=("NonFinite", "NoAdvantage"),
+    ),
+    Rule(
+        "CompletionLengthExplosion", _LEVEL, _WARNING,
+        "completions have become more than twice as long as usual",
+        "The policy found that length pays, or has stopped ending its completions.",
+        "Compare reward with length; add a length penalty or cap; look for missing end-of-sequence tokens.",
+        _HEURISTIC,
+        conditions=(Comparison("completion_length", Statistic.RATIO, ">", 2.0),),
+        steps=10,
+        inhibited_by=("NonFinite", "KLRunaway"),
+    ),
+    Rule(
+        "TruncationHigh", _LEVEL, _WARNING,
+        "most completions are cut off at the length limit",
+        "max_completion_length is too small for the task, or the policy no longer ends its completions. Cut-off answers "
+        "usually score as wrong, so that the reward measures the limit.",
+        "Raise max_completion_length, or use mask_truncated_completions; check the end-of-sequence token.",
+        _HEURISTIC,
+        conditions=(Comparison("truncated_ratio", Statistic.AVERAGE, ">", 0.8),),
+        steps=20,
+        inhibited_by=("NonFinite", "KLRunaway", "TruncationJump"),
+    ),
+    Rule(
+        "CompletionLengthGrowth", _LEVEL, _INFO,
+        "completions become longer, faster than usual",
+        "The policy reasons longer, or found that length pays.",
+        "Compare reward with length and with evaluation.",
+        _HEURISTIC,
+        conditions=(Comparison("completion_length", Statistic.RATIO, ">", 1.15),),
+        steps=3,
+        inhibited_by=("NonFinite", "KLRunaway", "CompletionLengthExplosion", "TruncationJump"),
+    ),
+    Rule(
+        "CompletionLengthCollapse", _LEVEL, _WARNING,
+        "completions have become far shorter than usual",
+        "The policy stops early: an end token that pays, a length penalty that is too strong, or an empty answer that scores.",
+        "Read completions; compare reward with length.",
+        _HEURISTIC,
+        conditions=(
+            Comparison("completion_length", Statistic.RATIO, "<", 0.4),
+            Comparison("completion_length", Statistic.SHIFT, "<", -4.0),
+        ),
+        steps=10,
+        inhibited_by=("NonFinite", "KLRunaway"),
+    ),
+    Rule(
+        "TruncationJump", _EVENT, _WARNING,
+        "from one step to the next most completions are cut off",
+        "The end-of-sequence token cannot be produced any more (generation settings, tokenizer, stop tokens), or weights broke.",
+        "Compare generation settings and eos_token_id before and after that step.",
+        _HEURISTIC,
+        conditions=(
+            Comparison("truncated_ratio", Statistic.ZSCORE, ">", 10.0),
+            Comparison("truncated_ratio", Statistic.VALUE, ">", 0.5),
+        ),
+        steps=3,
+        inhibited_by=("NonFinite",),
+    ),
+    Rule(
+        "TruncationRising", _LEVEL, _WARNING,
+        "more and more completions are cut off at the length limit",
+        "Completions grow towards max_completion_length.",
+        "Raise the limit or penalise length before cut-off answers teach that long is wrong.",
+        _HEURISTIC,
+        conditions=(
+            Comparison("truncated_ratio", Statistic.SHIFT, ">", 2.5),
+            Comparison("truncated_ratio", Statistic.AVERAGE, ">", 0.15),
+        ),
+        steps=5,
+        inhibited_by=("NonFinite", "KLRunaway", "TruncationHigh", "TruncationJump"),
+    ),
+    Rule(
+        "ToolsFailing", _LEVEL, _WARNING,
+        "most tool calls fail",
+        "The tool or its service is down, or the policy writes calls that it does not understand.",
+        "Call the tool by hand; read a failing completion.",
+        _HEURISTIC,
+        conditions=(Comparison("tool_failure_ratio", Statistic.AVERAGE, ">", 0.5),),
+        steps=10,
+        inhibited_by=("NonFinite",),
     ),
 )  # fmt: skip
