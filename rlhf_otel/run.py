@@ -88,6 +88,7 @@ class Run:
         self._phase_seconds_shown: dict[str, float] = {}
         self._checkpoints: CheckpointRoom | None = None
         self._looked_for_keys = False
+        self._told_of_keys = False
 
     @property
     def _run_identity(self) -> RunIdentity:
@@ -407,11 +408,15 @@ class Run:
         self._announce(self.pipeline.step(record, tokens, raw.telemetry_ns / 1e9, raw.skipped_steps))
 
     def _look_for_keys(self, record: StepRecord) -> None:
-        """Once, in a step of a trainer whose values are at hand: does it log what it should?"""
-        if self._looked_for_keys:
-            return
-        self._looked_for_keys = True
-        sentence = expectations.missing(record, self._run_identity.algorithm)
+        """Tell once of what a first step lacks that it should have, and once of keys that nobody knows."""
+        algorithm, sentence = self._run_identity.algorithm, ""
+        if not self._looked_for_keys:
+            self._looked_for_keys = True
+            sentence = expectations.missing(record, algorithm)
+            self._told_of_keys = bool(sentence)
+        if not self._told_of_keys and not sentence and record.unmapped:
+            sentence = expectations.unfamiliar(record.unmapped, algorithm)
+            self._told_of_keys = bool(sentence)
         if sentence:
             logger.warning(sentence)
 
