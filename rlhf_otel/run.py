@@ -33,6 +33,7 @@ from rlhf_otel.sources.agreement import Agreement, next_key
 from rlhf_otel.sources.checkpoint_room import CheckpointRoom, planned_interval
 from rlhf_otel.sources.groups import Generation, last_generation
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder, PhaseTotals
+from rlhf_otel.sources.reward_range import RewardRange
 from rlhf_otel.sources.run_identity import identify
 from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.scalars import ScalarReader
@@ -77,7 +78,7 @@ class Run:
         self._learning_rate: float | None = None
         self._assembler: Assembler | None = None
         self._keeps_lists = False
-        self._samples = settings.samples == "on"
+        self._samples: Samples | None = None
         self._last_step = 0
         self._skipped = 0
         self._telemetry_ns = 0
@@ -87,6 +88,7 @@ class Run:
         self._phase_seconds_shown: dict[str, float] = {}
         self._checkpoints: CheckpointRoom | None = None
         self._looked_for_keys = False
+        self._told_of_keys = False
 
     @property
     def _run_identity(self) -> RunIdentity:
@@ -113,14 +115,14 @@ class Run:
         self._keeps_lists = self.metrics.available
         self._last_step = step
         algorithm = self._run_identity.algorithm
-        masks_truncated = bool(getattr(self._trainer, "mask_truncated_completions", False))
+        self._samples = self._sample_signals()
         self._assembler = Assembler(
             self.recorder,
             self.metrics,
             tokens,
             algorithm,
             ppo_cells.of(self._trainer, algorithm),
-            Samples(masks_truncated) if self._samples else None,
+            self._samples,
         )
         directory = Path(getattr(getattr(self._trainer, "args", None), "output_dir", None) or ".")
         self._checkpoints = CheckpointRoom(planned_interval(self._trainer, planned_steps), directory, step)
@@ -274,6 +276,14 @@ class Run:
         }
         return totals._replace(seconds=self._phase_seconds_shown)
 
+    def _sample_signals(self) -> Samples | None:
+        if self.settings.samples != "on":
+            return None
+        rewards = RewardRange()
+        with faults.isolated("detection", "restoring the range of rewards"):
+            rewards = RewardRange(self._resumed.get("reward_range") or ())
+        return Samples(bool(getattr(self._trainer, "mask_truncated_completions", False)), rewards)
+
     def _guard(self) -> RunGuard | None:
         if self.settings.guard == "off":
             return None
@@ -319,7 +329,7 @@ class Run:
         )
 
     def _generation(self) -> Generation | None:
-        return last_generation(self._trainer, self._samples) if self.metrics.generated() else None
+        return last_generation(self._trainer, self._samples is not None) if self.metrics.generated() else None
 
     def _failed_step(self) -> RawStep:
         return self._raw_step(self._last_step + 1, None, perf_counter_ns())
@@ -364,7 +374,9 @@ class Run:
         if self._checkpoints is not None:
             self._checkpoints.saved(step, checkpoint)
         identity = self.pipeline.identity
-        state = {"run_id": identity.run_id, "attempt": identity.attempt, "step": step}
+        state: dict[str, Any] = {"run_id": identity.run_id, "attempt": identity.attempt, "step": step}
+        if self._samples is not None:
+            state["reward_range"] = self._samples.rewards.state()
         resumption.save(checkpoint, {**state, "baselines": self.pipeline.learnt()})
         if self.analysis is not None:
             self.analysis.submit(step, checkpoint)
@@ -396,11 +408,15 @@ class Run:
         self._announce(self.pipeline.step(record, tokens, raw.telemetry_ns / 1e9, raw.skipped_steps))
 
     def _look_for_keys(self, record: StepRecord) -> None:
-        """Once, in a step of a trainer whose values are at hand: does it log what it should?"""
-        if self._looked_for_keys:
-            return
-        self._looked_for_keys = True
-        sentence = expectations.missing(record, self._run_identity.algorithm)
+        """Tell once of what a first step lacks that it should have, and once of keys that nobody knows."""
+        algorithm, sentence = self._run_identity.algorithm, ""
+        if not self._looked_for_keys:
+            self._looked_for_keys = True
+            sentence = expectations.missing(record, algorithm)
+            self._told_of_keys = bool(sentence)
+        if not self._told_of_keys and not sentence and record.unmapped:
+            sentence = expectations.unfamiliar(record.unmapped, algorithm)
+            self._told_of_keys = bool(sentence)
         if sentence:
             logger.warning(sentence)
 

@@ -4,7 +4,8 @@ Rank 0 decides, and a rank that acted alone would crash or hang the others. So r
 the c10d store at the end of step r which step is meant: the next multiple of :data:`LOOK_EVERY` after r. The
 others look there at the end of each such step. They cannot miss it: they finish that step only after its
 gradients were reduced, in which rank 0 takes part only after it has told. Both are one exchange with the
-store's server, and happen only where such an action is configured.
+store's server, and happen only where such an action is configured; training waits for one at most
+``exchange.LIMIT_S``, and not again while it is unanswered. What rank 0 could not tell in that time it does not do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from typing import Any, Final
 
 from rlhf_otel import faults
+from rlhf_otel.actions.exchange import LIMIT_S, Exchange
 from rlhf_otel.catalogue.actions import ActionKind
 from rlhf_otel.errors import TrainingStopped
 from rlhf_otel.sources.agreement import Agreement
@@ -33,12 +35,20 @@ def next_run() -> str:
 class Steering:
     """What rank 0 asks for becomes the trainer's ``control`` flags, on all ranks at once."""
 
-    def __init__(self, rank: int, world_size: int, agreement: Agreement | None, run: str) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        agreement: Agreement | None,
+        run: str,
+        limit_s: float = LIMIT_S,
+    ) -> None:
         """Without an ``agreement`` only a job of one process can be steered."""
         self._rank = rank
         self._agreement = agreement if world_size > 1 else None
         self.possible = world_size == 1 or agreement is not None
         self._run = run
+        self._exchange = Exchange(limit_s)
         self._asked: dict[str, str] = {}
         self._lock = threading.Lock()
         self._due: dict[int, dict[str, str]] = {}
@@ -69,14 +79,14 @@ class Steering:
     def _agreed(self, step: int, agreement: Agreement) -> dict[str, str]:
         looking = step % LOOK_EVERY == 0
         if self._rank != 0:
-            said = agreement.said(self._key(step)) if looking else None
+            said = self._exchange(lambda: agreement.said(self._key(step))) if looking else None
             return dict(json.loads(said)) if said else {}
         due = self._due.pop(step, {})
         asked = self._take()
         if asked:
             meant = step - step % LOOK_EVERY + LOOK_EVERY
             told = {**self._due.get(meant, {}), **asked}
-            agreement.tell(self._key(meant), json.dumps(told))
+            self._exchange(lambda: agreement.tell(self._key(meant), json.dumps(told)))
             self._due[meant] = told
         return due
 

@@ -207,8 +207,7 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
     ],
     "Straggler": [
         Case(
-            "slow in a local phase; slow only in a collective one, which is waiting; nearly alike; one rank; one step; three "
-            "ranks, of which one asks a vLLM server for all",
+            "slow in a local phase; slow only in a collective one, which is waiting; nearly alike; one rank; one step",
             {
                 **_phase("bad", "0", "reward_function", "0+1x80"),
                 **_phase("bad", "0", "backward", "0+14x80"),
@@ -222,6 +221,14 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
                 **_phase("single", "0", "generate", "0+13x80"),
                 **_phase("once", "0", "generate", "0+5x80"),
                 **_phase("once", "1", "generate", "0+5x50 265+5x30"),
+            },
+            ({"run_id": "bad", "rank": "1", "scope": "local"},),
+            "15m",
+            "rank 1 spends 0.23 s of each second more than the median rank in reward_function",
+        ),
+        Case(
+            "three ranks, of which the first asks a vLLM server for all; three, of which the first samples slowly by itself",
+            {
                 **_phase("server", "0", "generate", "0+9x80", "generate"),
                 **_phase("server", "0", "rollout", "0+1x80"),
                 **_phase("server", "1", "rollout", "0+10x80"),
@@ -231,14 +238,6 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
                     for rank in "012"
                     for series, values in _phase("server", rank, "reward_function", "0+2x80").items()
                 },
-            },
-            ({"run_id": "bad", "rank": "1", "scope": "local"},),
-            "15m",
-            "rank 1 spends 0.23 s of each second more than the median rank in reward_function",
-        ),
-        Case(
-            "three ranks, of which one samples slowly by itself",
-            {
                 **_phase("itself", "0", "generate", "0+9x80"),
                 **_phase("itself", "1", "generate", "0+2x80"),
                 **_phase("itself", "2", "generate", "0+2x80"),

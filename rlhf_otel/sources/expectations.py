@@ -14,6 +14,7 @@ from typing import Final
 
 from rlhf_otel.records import StepRecord
 from rlhf_otel.sources.trl_keys import family_of
+from rlhf_otel.sources.trl_keys.trainers import NOW
 
 logger = logging.getLogger("rlhf_otel")
 
@@ -43,12 +44,37 @@ def too_old(versions: dict[str, str]) -> str:
     )
 
 
+def newer(version: str) -> str:
+    """A sentence about a TRL that is newer than the newest that is tested; empty where it is not."""
+    newest = _numbers(NOW)
+    numbers = _numbers(version)
+    if numbers is None or newest is None or numbers <= newest:
+        return ""
+    return (
+        f"TRL {version} is newer than {NOW}, with which rlhf_otel is tested; keys that it renamed are told of"
+    )
+
+
 def warn_of_versions() -> None:
-    """Say so where what is imported is too old."""
+    """Say so where what is imported is too old, or newer than what is tested."""
     known = {name: str(getattr(sys.modules.get(name), "__version__", "")) for name in OLDEST}
     sentence = too_old(known)
     if sentence:
         logger.warning(sentence)
+    elif sentence := newer(known["trl"]):
+        logger.info(sentence)
+
+
+def unfamiliar(keys: Iterable[str], algorithm: str) -> str:
+    """A sentence about keys of a known trainer that no table has; empty where there are none."""
+    family = family_of(algorithm)
+    found = unknown(keys, algorithm) if algorithm in family.algorithms else []
+    if not found:
+        return ""
+    return (
+        f"{algorithm} logged keys that rlhf_otel does not know: {_listed(found)}. They are exposed as "
+        "rlhf_trainer_metric and no rule looks at them. Your own, or renamed by another version of TRL?"
+    )
 
 
 def missing(record: StepRecord, algorithm: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from rlhf_otel.records import Histogram
 from rlhf_otel.sources.groups import Generation, is_dead, weighted_rewards
+from rlhf_otel.sources.reward_range import RewardRange
 
 SAMPLED: Final = 8
 WORDS: Final = 96
@@ -27,10 +28,11 @@ BINS: Final = 10
 class Samples:
     """Works out the signals of a run's generations, in their order."""
 
-    def __init__(self, masks_truncated: bool = False) -> None:
-        """``masks_truncated``: whether the trainer leaves completions that were cut off out of the loss."""
+    def __init__(self, masks_truncated: bool = False, rewards: RewardRange | None = None) -> None:
+        """``masks_truncated``: whether the trainer leaves completions that were cut off out of the loss; ``rewards``:
+        the range of an earlier attempt's rewards."""
         self._masks_truncated = masks_truncated
-        self._range: tuple[float, float] | None = None
+        self.rewards = rewards or RewardRange()
 
     def signals(self, generation: Generation, logged: Mapping[str, float]) -> dict[str, float]:
         """Signal name to value; ``logged`` are the signals that the trainer itself took of this generation."""
@@ -55,25 +57,19 @@ class Samples:
         return {name: one for name, one in found.items() if one is not None}
 
     def _dead_groups(self, rewards: Sequence[float], size: int) -> dict[str, float]:
-        """Tell groups that are all right from those that are all wrong: by the half of the range of all
-        rewards so far in which the one reward of the group lies."""
-        low, high = self._widen(rewards)
+        """Tell groups that are all right from those that are all wrong: by the half of the range of rewards in which
+        the one reward of the group lies."""
+        self.rewards.observe(rewards)
         groups = [rewards[start : start + size] for start in range(0, len(rewards) - size + 1, size)]
-        if not groups or not high > low:
-            return {}
         same = [group[0] for group in groups if isfinite(group[0]) and is_dead(group)]
-        middle = (low + high) / 2
-        right = sum(reward > middle for reward in same)
+        high = [self.rewards.is_high(reward) for reward in same]
+        if not groups or None in high:
+            return {}
+        right = sum(map(bool, high))
         return {
             "groups_all_right": right / len(groups),
-            "groups_all_wrong": (len(same) - right) / len(groups),
+            "groups_all_wrong": (len(high) - right) / len(groups),
         }
-
-    def _widen(self, rewards: Iterable[float]) -> tuple[float, float]:
-        known = self._range or (float("inf"), float("-inf"))
-        finite = [reward for reward in rewards if isfinite(reward)]
-        self._range = (min([known[0], *finite]), max([known[1], *finite]))
-        return self._range
 
 
 def text_of(completion: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_otel import faults
+from rlhf_otel.actions.exchange import LIMIT_S
 from rlhf_otel.actions.steering import LOOK_EVERY, Steering
 from rlhf_otel.catalogue.actions import ActionKind
 from rlhf_otel.errors import TrainingStopped
@@ -74,6 +77,55 @@ def test_a_store_that_fails_is_a_fault_of_ours_alone(caplog: pytest.LogCaptureFi
     assert control.flags == (False, False)
     assert faults.counts()["actions"] == 3
     assert len(caplog.records) == 1
+
+
+class Silent(Store):
+    """Answers nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
+        self.asked = 0
+
+    def check(self, keys: list[str]) -> bool:
+        self.asked += 1
+        self.answers.wait()
+        return super().check(keys)
+
+    def set(self, key: str, value: str) -> None:
+        self.asked += 1
+        self.answers.wait()
+        super().set(key, value)
+
+
+def test_a_store_that_does_not_answer_stops_nobody() -> None:
+    assert LIMIT_S <= 2, "docs/actions.md says so"
+    store, control = Silent(), Control()
+    rank_1 = Steering(1, 2, Agreement(store), "x", limit_s=0.05)
+    for step in range(4 * LOOK_EVERY):
+        rank_1.at_step_end(step, control)  # returns
+    assert store.asked == 1, "one question at a time"
+    assert faults.counts()["actions"] == 4
+
+    rank_0 = Steering(0, 2, Agreement(store), "x", limit_s=0.05)
+    rank_0.ask(ActionKind.STOP, "NonFinite at step 3")
+    for step in range(3 * LOOK_EVERY):
+        rank_0.at_step_end(step, control)
+    assert control.flags == (False, False), "what the others may not have heard is not done"
+    store.answers.set()
+
+
+def test_a_store_that_answers_again_is_asked_again() -> None:
+    store, control = Silent(), Control()
+    steering = Steering(1, 2, Agreement(store), "x", limit_s=0.05)
+    steering.at_step_end(LOOK_EVERY, control)
+    Store.set(store, "x/10", '{"save": "because"}')
+    store.answers.set()
+
+    deadline = time.monotonic() + 60
+    while control.flags != (True, False):
+        assert time.monotonic() < deadline
+        steering.at_step_end(2 * LOOK_EVERY, control)
 
 
 Moves = list[int]

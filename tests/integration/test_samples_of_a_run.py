@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from observing import fetch
 from tiny import build_trainer
 from transformers import TrainerCallback
 
+from rlhf_otel import resumption
 from rlhf_otel.callback import TelemetryCallback
 from rlhf_otel.exporters.journal import read_journal
 
@@ -68,3 +70,22 @@ def test_off_is_off(tmp_path: Path) -> None:
     assert not any(SIGNALS & step["values"].keys() for step in steps)
     assert all("zero_advantage_groups" in step["values"] for step in steps)
     assert not any("reward_histograms" in step for step in steps)
+
+
+def test_the_range_of_rewards_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "beta": 0.0}
+
+    def reach(steps: int, resume: bool) -> list[float]:
+        observer = TelemetryCallback(metrics_port="off", journal=tmp_path / "journal", linger_s=0)
+        trainer = build_trainer(tmp_path, [observer], max_steps=steps, **arguments)
+        trainer.train(resume_from_checkpoint=resume)
+        state = Path(trainer.args.output_dir) / f"checkpoint-{steps}" / resumption.FILE
+        found: dict[str, Any] = json.loads(state.read_text())
+        state.write_text(json.dumps({**found, "reward_range": [-1e6, 1e6]}))
+        return list(found["reward_range"])
+
+    low, high = reach(2, resume=False)
+    assert -1e3 < low < high < 1e3
+    low, high = reach(4, resume=True)
+    assert low < -5e5
+    assert high > 5e5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_otel.sources.groups import Generation
+from rlhf_otel.sources.reward_range import RewardRange
 from rlhf_otel.sources.samples import BINS, Samples, histogram, repetition, text_of, truncated_token_ratio
 
 NAN = math.nan
@@ -31,6 +33,84 @@ def test_dead_groups_that_are_all_right_are_told_from_those_that_are_all_wrong()
 
 def test_a_reward_that_was_never_different_is_neither_right_nor_wrong() -> None:
     assert "groups_all_right" not in Samples().signals(generation([0.5] * 4, []), {})
+
+
+def test_a_reward_that_was_never_more_than_zero_is_wrong() -> None:
+    for nothing in (0.0, -1.0):
+        found = Samples().signals(generation([nothing] * 4, []), {})
+        assert (found["groups_all_right"], found["groups_all_wrong"]) == (0.0, 1.0)
+
+
+def shares(samples: Samples, rewards: list[float]) -> tuple[float, float]:
+    found = samples.signals(generation(rewards, []), {})
+    return found["groups_all_right"], found["groups_all_wrong"]
+
+
+@pytest.mark.parametrize("outlier", [-100.0, 100.0, -1e300, 1e300])
+def test_one_outlier_changes_nothing(outlier: float) -> None:
+    samples, usual = Samples(), [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    shares(samples, usual)
+    shares(samples, [*usual[:5], outlier])
+
+    for _ in range(200):
+        assert shares(samples, usual) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize("outlier", [-100.0, 100.0])
+def test_one_in_the_very_first_generation_is_forgotten(outlier: float) -> None:
+    samples, usual = Samples(), [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    shares(samples, [*usual[:5], outlier])
+    for _ in range(150):
+        shares(samples, usual)
+    assert shares(samples, usual) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+
+
+def test_another_scale_of_rewards_is_followed() -> None:
+    samples = Samples()
+    shares(samples, [0, 0, 1, 1])
+    for _ in range(150):
+        shares(samples, [50, 50, 100, 100])
+    assert shares(samples, [50, 50, 100, 100]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(("reward", "expected"), [(1.0, (1.0, 0.0)), (0.0, (0.0, 1.0))])
+def test_however_long_all_groups_are_alike_they_stay_what_they_were(
+    reward: float, expected: tuple[float, float]
+) -> None:
+    samples = Samples()
+    shares(samples, [0, 0, 1, 1])
+    for _ in range(2000):
+        found = shares(samples, [reward] * 4)
+    assert found == expected
+
+
+def test_the_range_goes_on_in_the_next_attempt() -> None:
+    samples = Samples()
+    shares(samples, [0, 0, 1, 1])
+    kept = json.loads(json.dumps(samples.rewards.state()))
+
+    assert shares(Samples(rewards=RewardRange(kept)), [1, 1, 1, 1]) == (1.0, 0.0)
+    assert RewardRange().state() == []
+
+
+@pytest.mark.parametrize("known", [[1.0], [1.0, 0.0], [NAN, 1.0], [0.0, math.inf], [0.0, 1.0, 2.0]])
+def test_what_is_no_range_is_refused(known: list[float]) -> None:
+    with pytest.raises(ValueError, match="no range"):
+        RewardRange(known)
+
+
+@given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), min_size=1, max_size=30))
+def test_a_range_is_one_at_any_time_and_the_top_of_a_group_is_never_lower_than_its_bottom(
+    generations: list[list[float]],
+) -> None:
+    found = RewardRange()
+    for rewards in generations:
+        found.observe(rewards)
+        low, high = found.state()
+        assert low <= high
+        assert found.is_high(high) in (True, None, False if high <= 0 else None)
+        if found.is_high(min(rewards)):
+            assert found.is_high(max(rewards))
 
 
 def test_a_group_that_nobody_scored_is_neither() -> None:

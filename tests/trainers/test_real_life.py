@@ -269,6 +269,39 @@ def test_a_subclass_with_a_loop_of_its_own_is_observed_by_its_events(tmp_path: P
     assert [end["outcome"] for end in records(tmp_path, "end")] == ["finished"]
 
 
+def test_keys_that_nobody_knows_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Own(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trainer._metrics["train"]["brand_new/key"].append(1.0)
+
+    observer = observer_of(tmp_path)
+    trainer = tiny_trainers.MAIN["dpo"](tmp_path, [Own(), observer], max_steps=3)
+    trainer.train()
+
+    told = [record.message for record in caplog.records if "'brand_new/key'" in record.message]
+    assert len(told) == 1
+    assert faults.total() == 0
+
+
+def test_keys_that_pass_through_on_purpose_or_of_an_unknown_trainer_are_not_told() -> None:
+    from rlhf_otel.sources.expectations import unfamiliar
+
+    assert not unfamiliar(["perf/fwd_s"], "asyncgrpo")
+    assert "'perf/brand_new'" in unfamiliar(["perf/fwd_s", "perf/brand_new"], "asyncgrpo")
+    assert not unfamiliar([], "grpo")
+    assert not unfamiliar(["mine"], "mytrainer")
+
+
+def test_a_newer_trl_than_tested_is_told() -> None:
+    from rlhf_otel.sources.expectations import newer
+    from rlhf_otel.sources.trl_keys.trainers import NOW
+
+    assert newer("9.0.0").startswith("TRL 9.0.0 is newer than")
+    assert not newer(f"{NOW}.3")
+    assert not newer("0.29.0")
+    assert not newer("main")
+
+
 def test_versions_that_are_too_old_are_told(caplog: pytest.LogCaptureFixture) -> None:
     from rlhf_otel.sources.expectations import too_old, warn_of_versions
 
