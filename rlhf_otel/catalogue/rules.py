@@ -68,7 +68,7 @@ _WATCHED = tuple(signal.name for signal in SIGNALS if signal.watch_nonfinite)
 RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "NonFinite", _EVENT, _CRITICAL,
-        "a loss, gradient, reward, log-probability, KL or entropy is NaN or infinite",
+        "a loss, gradient, reward, log-probability, KL, entropy or weight is NaN or infinite",
         "Overflow in half precision, a division by zero in a reward function, corrupt data, or a learning rate that "
         "made the weights explode. The trainer's own logs can hide it: NaN losses are filtered and averages drop NaN.",
         "Look which signal was first. Reward: mend that reward function. Loss or gradient: go back to the last good "
@@ -145,7 +145,10 @@ RULES: Final[tuple[Rule, ...]] = (
         "The policy broke (see KL and entropy), a reward function or its service changed or fails, or the data changed.",
         "See which reward function fell. All of them: go back to the last good checkpoint. One: look at that function.",
         _HEURISTIC,
-        conditions=(Comparison("reward", Statistic.SHIFT, "<", -4.0),),
+        conditions=(
+            Comparison("reward", Statistic.SHIFT, "<", -4.0),
+            Comparison("reward", Statistic.ZSCORE, "<", -2.0),  # a few extreme steps lower the average for longer
+        ),
         steps=10,
         inhibited_by=("NonFinite",),
     ),
