@@ -22,7 +22,6 @@ WITHOUT_EVIDENCE = {
     "ValueClipFractionHigh": _PPO,
     "PolicyRatioBlowUp": _PPO,
     "EOSMissing": _PPO,
-    "ValueClipFractionHigh": _PPO,
     "SequenceKLRunaway": _PPO,
     "CompletionsWithoutEOS": _UNBROKEN,
     "KLNegative": _PPO,
