@@ -52,6 +52,8 @@ class RawStep(NamedTuple):
     """The step's number of the phase recorder."""
     skipped_steps: int
     telemetry_ns: int
+    reward_errors: Mapping[str, int] = {}
+    """Calls that raised, by reward function."""
 
 
 class Assembler:
@@ -127,6 +129,10 @@ class Assembler:
         with faults.isolated("sources", "deriving signals"):
             add_derived(record)
         _add_nonfinite(record, raw.nonfinite_rewards)
+        if raw.reward_errors:
+            record.values["reward_function_errors"] = float(sum(raw.reward_errors.values()))
+            raised = (f"{name} raised in {count}" for name, count in raw.reward_errors.items())
+            record.details["reward_function_errors"] = f"calls of the step: {', '.join(raised)}"
         return record, tokens
 
     def _mapped(self, raw: RawStep, logged: MappedLogs | None) -> MappedLogs:

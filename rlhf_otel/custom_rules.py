@@ -26,6 +26,7 @@ from rlhf_otel.catalogue.rules import RULES, Comparison, Condition, Rule, RuleCl
 from rlhf_otel.detection import soundness
 from rlhf_otel.detection.rule_text import condition_of, nearest, text_of
 from rlhf_otel.errors import ConfigurationError
+from rlhf_otel.sources.trl_keys import measured_together
 
 Place = tuple[str | int, ...]
 """Keys and indices that lead to a part of the mapping."""
@@ -151,6 +152,9 @@ def _check(rules: Mapping[str, Rule]) -> Iterator[_WrongError]:
         for index, reason in soundness.faults(rule):
             where = place if index is None else (*place, "when", index)
             yield _WrongError(where, f"{name} can never fire: {reason}")
+        if not measured_together(rule.needs):
+            needed = ", ".join(sorted(rule.needs))
+            yield _WrongError((*place, "when"), f"{name} can never fire: no trainer measures all of {needed}")
         for other in rule.inhibited_by:
             if other not in rules and other not in catalogue:
                 yield _WrongError(

@@ -326,6 +326,7 @@ class Run:
             self.recorder.end_step(),
             self._skipped,
             self._telemetry_ns,
+            self.seams.reward_functions.take_errors(),
         )
 
     def _generation(self) -> Generation | None:
@@ -395,8 +396,7 @@ class Run:
             record.values.update(self._checkpoints.signals(record.step))
         if self.analysis is not None:
             record.values.update(self.analysis.signals())
-            if self.analysis.latest is not None:
-                record.details["checkpoint_health"] = self.analysis.latest.sentence
+            self.analysis.add_findings(record)
         self._guarded(record)
         self._look_for_keys(record)
         if jumped := self._wall_clock.jump_s(raw.time_ns, raw.end_ns):

@@ -53,6 +53,7 @@ SYSTEM_SIGNALS = {
     "host_memory_used": 0.5,
     "host_memory_exhaustion": 9e4,
     "checkpoint_health": 0.6,
+    "weights": 0.0,
     "checkpoint_drift": 1e-3,
     "checkpoint_reference_drift": 1e-2,
 }
@@ -84,6 +85,7 @@ def grpo_step(step: int, functions: list[str], generates: bool, recorder: PhaseR
         recorder.end(recorder.begin("reward_function", name))
     value = 0.05 + 0.001 * (step % 3)
     logged = dict.fromkeys(family_of("grpo").keys, value)
+    logged["sampling/importance_sampling_ratio/mean"] = 1.0
     if not generates:
         logged = {key: logged[key] for key in ("loss", "kl", "entropy")}
     else:

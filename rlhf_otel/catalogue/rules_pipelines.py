@@ -6,7 +6,7 @@ from typing import Final
 
 from rlhf_otel.catalogue.rule import Comparison, PromQL, Rule, RuleClass, Severity, Statistic
 
-_EVENT, _LEVEL, _OUTSIDE = RuleClass.EVENT, RuleClass.LEVEL, RuleClass.OUTSIDE
+_EVENT, _LEVEL = RuleClass.EVENT, RuleClass.LEVEL
 _WARNING, _INFO = Severity.WARNING, Severity.INFO
 
 PIPELINE_RULES: Final[tuple[Rule, ...]] = (
@@ -21,6 +21,15 @@ PIPELINE_RULES: Final[tuple[Rule, ...]] = (
             Comparison("weight_sync_time", Statistic.ZSCORE, ">", 4.0),
         ),
         steps=3,
+    ),
+    Rule(
+        "WeightSyncFailing", _EVENT, _WARNING,
+        "sending weights to the sampler failed",
+        "The sampler died, was restarted or is out of memory, or the network between them broke; unless training ends, "
+        "it goes on sampling from older weights.",
+        "Look at the exception in the job's log and at the sampler's; start the sampler again and resume from a checkpoint.",
+        "Definition: the transfer raised.",
+        conditions=(Comparison("weight_sync_failures", Statistic.VALUE, ">", 0.0),),
     ),
     Rule(
         "SamplerRetrying", _EVENT, _WARNING,
@@ -85,11 +94,33 @@ PIPELINE_RULES: Final[tuple[Rule, ...]] = (
         inhibited_by=("NonFinite",),
     ),
     Rule(
-        "RewardFunctionFailing", _OUTSIDE, _WARNING,
+        "ImportanceWeightHigh", _LEVEL, _WARNING,
+        "the trainer finds completions far more likely than their sampler did",
+        "The sampler serves older or wrong weights, or precision, temperature and kernels differ.",
+        "Check the weight sync; compare dtypes and sampling parameters; see rlhf_sampling_logp_difference_mean_nats.",
+        "Heuristic: the mean is near 1 while the two agree; TRL clips single weights at 3.",
+        conditions=(Comparison("importance_weight_mean", Statistic.AVERAGE, ">", 2.0),),
+        steps=5,
+        inhibited_by=("NonFinite", "SamplerMismatch"),
+    ),
+    Rule(
+        "ImportanceWeightLow", _LEVEL, _WARNING,
+        "most of what was sampled hardly counts in training",
+        "The sampler serves older or wrong weights, so that the trainer finds its completions unlikely; or their weights "
+        "are beyond the limits, for which TRL masks them.",
+        "Check the weight sync; compare dtypes and sampling parameters; look at vllm_importance_sampling_mode and its limits.",
+        "Heuristic: the mean is near 1 while the two agree; below 0.5 half of the signal is lost.",
+        conditions=(Comparison("importance_weight_mean", Statistic.AVERAGE, "<", 0.5),),
+        steps=5,
+        inhibited_by=("NonFinite", "SamplerMismatch"),
+    ),
+    Rule(
+        "RewardFunctionFailing", _EVENT, _WARNING,
         "a reward function raises exceptions",
         "Its service is down, or it cannot parse what the policy writes.",
         "See the label reward_function and the exception in the job's log.",
-        "Definition: a counted exception.",
+        "Definition: a counted exception. Prometheus sees all ranks, the verdict in process the first one's.",
+        conditions=(Comparison("reward_function_errors", Statistic.VALUE, ">", 0.0),),
         promql=PromQL(
             "sum without (instance, rank) (\n"
             "  (increase(rlhf_reward_function_errors_total[10m]) > 0)\n"

@@ -17,7 +17,10 @@ REWARD_RULES: Final[tuple[Rule, ...]] = (
         "The policy broke (see KL and entropy), a reward function or its service changed or fails, or the data changed.",
         "See which reward function fell. All of them: go back to the last good checkpoint. One: look at that function.",
         _HEURISTIC,
-        conditions=(Comparison("reward", Statistic.SHIFT, "<", -4.0),),
+        conditions=(
+            Comparison("reward", Statistic.SHIFT, "<", -4.0),
+            Comparison("reward", Statistic.ZSCORE, "<", -2.0),  # a few extreme steps lower the average for longer
+        ),
         steps=10,
         inhibited_by=("NonFinite",),
     ),

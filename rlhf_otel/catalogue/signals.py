@@ -95,6 +95,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("clip_region_ratio", "rlhf_clip_region_ratio", "ratio", "Share of tokens clipped at either bound.", baseline=True, resolution=0.02),
     Signal("cispo_clip_ratio", "rlhf_cispo_clip_ratio", "ratio", "Share of tokens whose weight CISPO clips."),
     Signal("vespo_phi_mean", "rlhf_vespo_phi_mean", "1", "Mean sequence-level reshaping weight of VESPO."),
+    # NaN of this is no failure: a sampler gives none to tokens that it could not score; TRL leaves those out since 1.16.
     Signal(
         "sampling_logp_difference_mean",
         "rlhf_sampling_logp_difference_mean_nats",
@@ -110,7 +111,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         "Largest absolute difference between the sampler's and the trainer's log-probability of a token.",
     ),
     Signal("importance_weight_min", "rlhf_importance_weight_min", "1", "Smallest sampler-to-trainer importance weight, after clipping."),
-    Signal("importance_weight_mean", "rlhf_importance_weight_mean", "1", "Mean sampler-to-trainer importance weight, after clipping."),
+    Signal("importance_weight_mean", "rlhf_importance_weight_mean", "1", "Mean sampler-to-trainer importance weight, after clipping; near 1 while the two agree.", baseline=True, resolution=0.02),
     Signal("importance_weight_max", "rlhf_importance_weight_max", "1", "Largest sampler-to-trainer importance weight, after clipping."),
     # Value function (PPO)
     Signal(
@@ -371,6 +372,8 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         resolution=0.05,
         relative_resolution=0.25,
     ),
+    Signal("reward_function_errors", "rlhf_reward_function_step_errors", "1", "Calls of a reward function that raised in the step, on this rank; absent where none did.", momentary=True),
+    Signal("weight_sync_failures", "rlhf_weight_sync_step_failures", "1", "Transfers of weights to the sampler that raised in the step; absent where none did.", momentary=True),
     Signal("trainer_step_time", "rlhf_training_step_seconds", "seconds", "TRL's step_time: forward, backward and generation, without the rest."),
     Signal("epoch", "rlhf_epoch", "1", "Epoch reached."),
     # System, as this process sees it
@@ -395,6 +398,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("checkpoint_age", "rlhf_checkpoint_age_ratio", "1", "Steps since the last checkpoint (at first: since the start) over the planned interval; absent where none is planned by steps.", momentary=True),
     Signal("checkpoint_room", "rlhf_checkpoint_room_ratio", "1", "Free disk space where checkpoints go, in checkpoints of the last one's size; absent until one is written.", momentary=True),
     Signal("checkpoint_health", "rlhf_checkpoint_health_ratio", "ratio", "Health of the last checkpoint that was analysed, 0 to 1; its worst finding dominates (docs/checkpoints.md)."),
+    Signal("weights", "rlhf_checkpoint_nonfinite_weights", "1", "Findings of NaN or infinite weights in the last checkpoint that was analysed; counted as not finite once for each such checkpoint.", watch_nonfinite=True),
     Signal("checkpoint_drift", "rlhf_checkpoint_drift_ratio", "ratio", "L2 distance of its weights from those of the checkpoint before, over their norm; absent without one before."),
     Signal("checkpoint_reference_drift", "rlhf_checkpoint_reference_drift_ratio", "ratio", "The same from the model that training started from; absent where that is not on this host's disk, or an adapter is saved."),
 )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rlhf_otel import faults
+from rlhf_otel.records import StepRecord
 
 logger = logging.getLogger("rlhf_otel")
 
@@ -29,6 +30,8 @@ PRIORITY: list[str] = ["--idle"]
 """Arguments of the process; a test on a busy machine empties it."""
 STOP_S: Final = 5.0
 """Bound for the end of the process, once it has been killed."""
+NONFINITE: Final = "non-finite"
+"""The kind of finding that says so of weights."""
 MAX_TOLD: Final = 20
 """Findings of a checkpoint that are handed on; the worst come first."""
 
@@ -48,6 +51,11 @@ class Analysis(NamedTuple):
     seconds: float = 0.0
     error: str = ""
     """Why it could not be analysed; the rest is then empty."""
+
+    @property
+    def nonfinite_weights(self) -> int:
+        """Findings of weights that are NaN or infinite."""
+        return self.counts.get(NONFINITE, 0)
 
     @property
     def sentence(self) -> str:
@@ -74,6 +82,7 @@ class CheckpointAnalysis:
         self._process: subprocess.Popen[str] | None = None
         self.latest: Analysis | None = None
         """The last one that succeeded."""
+        self._told: Analysis | None = None
         self.outcomes: Counter[str] = Counter()
         """How many were done, failed, or passed over because a newer one came."""
 
@@ -93,6 +102,18 @@ class CheckpointAnalysis:
     def signals(self) -> dict[str, float]:
         """The signals of the last checkpoint that was analysed."""
         return signals(self.latest) if self.latest is not None else {}
+
+    def add_findings(self, record: StepRecord) -> None:
+        """Say in a step's record what the last analysis found: weights that are not finite once, at the first step
+        after it."""
+        latest = self.latest
+        if latest is None:
+            return
+        record.details["checkpoint_health"] = latest.sentence
+        if latest is not self._told and latest.nonfinite_weights:
+            record.nonfinite["weights"] = latest.nonfinite_weights
+            record.details["weights"] = latest.sentence
+        self._told = latest
 
     def close(self, timeout_s: float) -> None:
         """Wait ``timeout_s`` at most for what is under way, then end the process."""
@@ -197,7 +218,7 @@ def analysis_of(step: int, path: Path, answer: Mapping[str, Any]) -> Analysis:
 
 def signals(analysis: Analysis) -> dict[str, float]:
     """An analysis as signals of a step."""
-    found = {"checkpoint_health": analysis.health}
+    found = {"checkpoint_health": analysis.health, "weights": float(analysis.nonfinite_weights)}
     if analysis.drift is not None:
         found["checkpoint_drift"] = analysis.drift
     if analysis.reference_drift is not None:

@@ -8,6 +8,8 @@ from rlhf_otel.records import StepRecord
 
 REWARD_PHASE: Final = "reward_function"
 SYNC_PHASE: Final = "weight_sync"
+FAILURES: Final = frozenset({"reward_function_errors", "weight_sync_failures"})
+"""Signals of what raised, which may be what ends the run."""
 KL_SIGNALS: Final = frozenset(
     {"kl_per_token", "kl_per_token_sampled", "kl_per_sequence", "kl_to_sampler", "approx_kl"}
 )
@@ -29,6 +31,9 @@ def add_derived(record: StepRecord) -> None:
         values.setdefault("kl_unobserved", 1.0)
     _add_longest(record, REWARD_PHASE, "reward_function_time")
     _add_longest(record, SYNC_PHASE, "weight_sync_time")
+    failures = sum(phase.failed for phase in record.phases if phase.phase == SYNC_PHASE)
+    if failures:
+        values.setdefault("weight_sync_failures", float(failures))
 
 
 def _add_longest(record: StepRecord, phase: str, signal: str) -> None:

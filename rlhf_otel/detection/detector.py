@@ -23,6 +23,7 @@ from rlhf_otel.catalogue.rules import (
     RuleClass,
     Statistic,
 )
+from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.records import Anomaly, Statistics, StepRecord
 
 LATCH_NS: Final = int(LATCH_SECONDS * 1e9)
@@ -45,7 +46,7 @@ class Verdict(NamedTuple):
 
 
 class _RuleState:
-    __slots__ = ("clean", "idle", "inhibitors", "pending", "rule", "since", "verdict")
+    __slots__ = ("clean", "idle", "inhibitors", "momentary", "pending", "rule", "since", "verdict")
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -54,6 +55,9 @@ class _RuleState:
         self.pending = 0
         self.since = 0
         self.clean = 0
+        self.momentary = frozenset(
+            c.signal for c in rule.conditions if isinstance(c, Comparison) and c.statistic is Statistic.ZSCORE
+        )
         self.idle = True
         """Neither pending nor active: a step without breach changes nothing."""
 
@@ -62,6 +66,9 @@ class _RuleState:
         if any(signal in statistics for signal in self.rule.absent):
             return False
         return not self.rule.after_step or step > self.rule.after_step
+
+
+_Planned = tuple[_RuleState, str, int | None, bool, float, Predicate]
 
 
 class Detector:
@@ -90,7 +97,8 @@ class Detector:
         fired: list[Anomaly] = []
         changed = False
         self.streaks = streaks = {}
-        for state, signal, index, above, threshold, breached in self._plan:
+        plan = self._plan if record.kind is not StepKind.REUSE else self._plan_of_reuse(record)
+        for state, signal, index, above, threshold, breached in plan:
             if index is not None:
                 known = statistics.get(signal)
                 value = None if known is None else known[index]
@@ -110,6 +118,17 @@ class Detector:
         if changed:
             self.verdicts = tuple(state.verdict for state in self._order)
         return fired
+
+    def _plan_of_reuse(self, record: StepRecord) -> list[_Planned]:
+        """A step that did not measure a deviation again neither breaks nor prolongs its breach."""
+        plan = []
+        for planned in self._plan:
+            state = planned[0]
+            if state.momentary <= record.values.keys():
+                plan.append(planned)
+            elif state.pending:
+                self.streaks[state.rule.name] = state.pending
+        return plan
 
     @staticmethod
     def _breach(state: _RuleState, record: StepRecord) -> bool:

@@ -86,6 +86,7 @@ def _faults(run: str, values: str) -> dict[str, str]:
 def _collapsed(run: str) -> dict[str, str]:
     return {
         f'rlhf_signal_shift{{run_id="{run}",signal="reward",instance="i"}}': "-10x80",
+        f'rlhf_signal_zscore{{run_id="{run}",signal="reward",instance="i"}}': "-5x80",
         f'rlhf_rule_breach_steps{{run_id="{run}",rule="RewardCollapse",instance="i"}}': "10+1x80",
     }
 

@@ -23,11 +23,20 @@ class RewardFunctionCounts:
         self.errors: dict[str, int] = {}
         self.nonfinite: dict[str, int] = {}
         self._fresh: dict[str, int] = {}
+        self._taken_errors: dict[str, int] = {}
 
     def take_nonfinite(self) -> dict[str, int]:
         """NaN or infinite rewards since the last call, by function; only functions that returned some."""
         fresh, self._fresh = self._fresh, {}
         return fresh
+
+    def take_errors(self) -> dict[str, int]:
+        """Calls that raised since the last call, by function; only functions that did."""
+        now, before = dict(self.errors), self._taken_errors
+        self._taken_errors = now
+        return {
+            name: count - before.get(name, 0) for name, count in now.items() if count > before.get(name, 0)
+        }
 
     def count(self, name: str, rewards: Sequence[Any]) -> None:
         """Look at what a function returned for a batch of completions."""

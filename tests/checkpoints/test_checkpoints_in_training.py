@@ -23,9 +23,12 @@ from observing import Scrape, scrape
 from tiny import build_trainer
 
 from rlhf_otel import TelemetryCallback, faults
+from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.checkpoints import process
 from rlhf_otel.checkpoints.process import Analysis, CheckpointAnalysis
+from rlhf_otel.detection.detector import Detector
 from rlhf_otel.exporters.journal import read_journal
+from rlhf_otel.records import StepRecord
 
 PATIENCE_S = 120.0
 
@@ -118,6 +121,23 @@ def test_a_healthy_run_has_healthy_checkpoints_and_no_verdict_about_them(tmp_pat
     assert (last["step"], last["health"]) == (6, 1.0)
     assert not [one for one in records(tmp_path, "anomaly") if one["rule"].startswith("Checkpoint")]
     assert records(tmp_path, "end")[0]["time"] >= last["time"]
+
+
+def test_weights_that_are_not_finite_page_once_for_each_checkpoint() -> None:
+    analysis = CheckpointAnalysis(lambda _: None)
+    rows, detector = [], Detector()
+    findings: list[dict[str, int]] = [{}, {"non-finite": 3, "learning-rate": 1}, {"moments-non-finite": 1}]
+    for step, counts in enumerate(findings, 1):
+        analysis.latest = Analysis(step, f"checkpoint-{step}", counts=counts)
+        for _ in range(2):
+            record = StepRecord(step, 0.0, StepKind.GENERATE, 0, 1, 1, dict(analysis.signals()))
+            analysis.add_findings(record)
+            fired = [anomaly.rule for anomaly in detector.observe(record, {})]
+            rows.append((record.values["weights"], dict(record.nonfinite), fired))
+    nothing: tuple[dict[str, int], list[str]] = ({}, [])
+    assert rows[:2] == [(0.0, *nothing)] * 2
+    assert rows[2:4] == [(3.0, {"weights": 3}, ["NonFinite"]), (3.0, *nothing)]
+    assert rows[4:] == [(0.0, *nothing)] * 2, "the optimizer's moments are no weights"
 
 
 def test_switched_off_nothing_is_analysed(tmp_path: Path) -> None:

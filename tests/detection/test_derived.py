@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.derived import add_derived, add_evaluation_gap
+from rlhf_otel.detection.detector import Detector
 from rlhf_otel.records import PhaseInterval, StepRecord
 
 NAN = math.nan
@@ -49,6 +50,22 @@ def test_shares_are_shares(functions: dict[str, tuple[float, float]]) -> None:
     found = derived(functions)
     for name in ("reward_function_share", "constant_reward_functions_ratio", "unscored_ratio"):
         assert 0.0 <= found.get(name, 0.0) <= 1.0
+
+
+def test_a_transfer_of_weights_that_raised_is_counted() -> None:
+    record = StepRecord(1, 0.0, StepKind.GENERATE, 0, 1, 1)
+    for phase, failed in (("weight_sync", True), ("weight_sync", False), ("loss", True)):
+        record.phases.append(PhaseInterval(phase, "", 0, 10**9, -1, 0, failed))
+    add_derived(record)
+    assert record.values["weight_sync_failures"] == 1.0
+    assert "WeightSyncFailing" in {anomaly.rule for anomaly in Detector().observe(record, {})}
+
+
+def test_transfers_that_worked_leave_nothing_to_count() -> None:
+    record = StepRecord(1, 0.0, StepKind.GENERATE, 0, 1, 1)
+    record.phases.append(PhaseInterval("weight_sync", "", 0, 10**9, -1, 0, False))
+    add_derived(record)
+    assert "weight_sync_failures" not in record.values
 
 
 def test_the_longest_call_of_a_reward_function() -> None:

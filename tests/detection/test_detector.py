@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -334,6 +335,35 @@ def test_a_reuse_step_repeats_no_spike() -> None:
     statistics = {"reward": UNKNOWN._replace(zscore=9.0)}
     detector.observe(record(1, reward=2.0), statistics)
     assert not detector.observe(record(2), statistics)
+
+
+def test_a_deviation_lasts_over_the_steps_that_reuse_its_generation() -> None:
+    detector = Detector([rule("R", Comparison("reward", Statistic.ZSCORE, "<", -2.0), steps=3)])
+    statistics = {"reward": UNKNOWN._replace(zscore=-9.0)}
+    fired = []
+    for step in range(1, 6):
+        found = record(step, reward=0.0) if step % 2 else replace(record(step), kind=StepKind.REUSE)
+        fired.append([anomaly.first_step for anomaly in detector.observe(found, statistics)])
+        assert detector.streaks["R"] == (step + 1) // 2
+    assert fired == [[], [], [], [], [1]]
+
+
+def rewards(bad: range, level: float) -> set[str]:
+    """What fires on a reward of about 1 that is ``level`` at the steps ``bad``."""
+    detector, baselines, names = Detector(), Baselines(), set()
+    for step in range(1, 200):
+        value = level if step in bad else 1.0 + (0.02, -0.03, 0.01, 0.04, -0.04)[step % 5]
+        names |= {each.rule for each in watched(detector, baselines, step, {"reward": value})}
+    return names
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_few_extreme_rewards_that_recover_page_nobody(steps: int) -> None:
+    assert "RewardCollapse" not in rewards(range(100, 100 + steps), -50.0)
+
+
+def test_a_reward_that_stays_down_pages() -> None:
+    assert "RewardCollapse" in rewards(range(100, 200), -1.0)
 
 
 def test_what_was_read_late_belongs_to_the_step_where_it_arose() -> None:

@@ -87,6 +87,10 @@ def seen(
         if condition.statistic is Statistic.VALUE:
             values[condition.signal] = numbers[position]
         else:
+            if condition.statistic is Statistic.ZSCORE:
+                values[condition.signal] = (
+                    1.0  # of a step that measured it; the number itself is not compared
+                )
             known = statistics.get(condition.signal, UNKNOWN)
             field = FIELD[condition.statistic.value]
             statistics[condition.signal] = known._replace(**{field: numbers[position]})

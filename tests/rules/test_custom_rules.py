@@ -330,3 +330,33 @@ def test_rules_made_in_python_are_checked_too() -> None:
     )  # fmt: skip
     with pytest.raises(ConfigurationError, match="Never can never fire"):
         checked([*RULES, never])
+
+
+# --- signals of different trainers
+
+
+def test_a_rule_over_signals_that_no_trainer_has_together_is_refused_with_its_line(tmp_path: Path) -> None:
+    foreign = ["value_loss > 5 dimensionless", "preference_margin < 0 dimensionless"]
+    assert (
+        "add.Mine.when: Mine can never fire: no trainer measures all of preference_margin, value_loss"
+        in refusal(new(when=foreign, **{"class": "event"}))
+    )
+    path = tmp_path / "rules.yaml"
+    path.write_text(
+        "add:\n  Mine:\n    severity: info\n    summary: x\n"
+        "    when: [value_loss > 5 dimensionless, preference_margin < 0 dimensionless]\n"
+    )
+    with pytest.raises(ConfigurationError, match=r"rules\.yaml:5: Mine can never fire: no trainer measures"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "together",
+    [
+        ["value_loss > 5 dimensionless", "kl_per_sequence > 5 nats"],
+        ["preference_margin < 0 dimensionless", "grad_norm > 5 dimensionless"],
+        ["zero_advantage_groups > 90 %", "entropy < 0.1 nats", "host_memory_used > 90 %"],
+    ],
+)
+def test_signals_of_one_trainer_can_be_combined(together: list[str]) -> None:
+    assert "Mine" in by_name(new(when=together))

@@ -95,6 +95,22 @@ def test_none_and_not_finite_are_told_apart(function: Any) -> None:
     assert counts(of) == (2, 3, 0)
 
 
+def test_errors_are_taken_once() -> None:
+    of = RewardFunctionCounts()
+
+    def broken(completions: list[str]) -> list[float]:
+        raise ConnectionError
+
+    wrapped = of.wrap(broken, "judge")
+    of.wrap(plain, "sound")(completions=["a"])
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            wrapped(completions=["a"])
+    assert of.take_errors() == {"judge": 2}
+    assert of.take_errors() == {}
+    assert of.errors["judge"] == 2
+
+
 @every_kind
 def test_an_observed_function_looks_as_it_did(function: Any) -> None:
     wrapped = RewardFunctionCounts().wrap(function, "f")

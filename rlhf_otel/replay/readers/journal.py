@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlhf_otel.catalogue.spans import Outcome, StepKind
+from rlhf_otel.detection.derived import FAILURES
 from rlhf_otel.errors import JournalError
 from rlhf_otel.exporters.journal import Record, decode, journal_files, read_journal
 from rlhf_otel.records import RunEnd, RunIdentity, StepRecord
@@ -148,8 +149,10 @@ def step_of(record: Record) -> StepRecord:
     values = record.get("values", {})
     if not _NUMBERS.issuperset(map(type, values.values())):
         values = {key: value for key, value in values.items() if type(value) in _NUMBERS}
-    if "step_duration" not in values:  # the step that raised: judged in process for what is not finite alone
-        values = {name: value for name, value in values.items() if value - value != 0.0}
+    if (
+        "step_duration" not in values
+    ):  # the step that raised: judged in process for what failed and is not finite
+        values = {name: value for name, value in values.items() if value - value != 0.0 or name in FAILURES}
     return StepRecord(
         step=record["step"],
         epoch=record.get("epoch", 0.0),

@@ -113,6 +113,11 @@ def family_of(algorithm: str) -> Family:
     return _BY_ALGORITHM.get(algorithm, _UNKNOWN)
 
 
+def measured_together(signals: frozenset[str]) -> bool:
+    """Whether a run of some known algorithm can have all of them."""
+    return any(signals <= measurable(name) for family in FAMILIES for name in family.algorithms[:1])
+
+
 def measurable(algorithm: str) -> frozenset[str]:
     """Signals that a run of ``algorithm`` can have: those that it logs, and those that no trainer logs (hooked,
     derived, of the system)."""
