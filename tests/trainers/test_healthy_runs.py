@@ -10,6 +10,7 @@ import tiny_experimental
 import tiny_pipelines
 import tiny_trainers
 from environments import TEST_TIMEOUT_S, train
+from other_versions import AT_0_29, AT_1_12
 
 from rlhf_otel import faults
 from rlhf_otel.callback import TelemetryCallback
@@ -23,10 +24,13 @@ HEALTHY: dict[str, Any] = {"max_steps": STEPS, "learning_rate": 3e-4, "logging_s
 BUILDERS = {**tiny_trainers.MAIN, **tiny_pipelines.PIPELINES, **tiny_experimental.EXPERIMENTAL}
 PPO_STEPS: dict[str, Any] = {"max_steps": 30, "gradient_accumulation_steps": 2}
 """It collects garbage twice a step, which takes longer than the step."""
-OLDER: dict[str, dict[str, Any]] = {
-    "ppo": {**HEALTHY, **PPO_STEPS},
-    **dict.fromkeys(("bco", "xpo", "nashmd", "minillm"), HEALTHY),
+BREAKING = {"grpowithreplaybuffer"}
+"""TRL compares tensors where two scores in its buffer tie, and raises sooner or later."""
+OLDER: dict[str, dict[str, dict[str, Any]]] = {
+    "ppo": {**dict.fromkeys(AT_1_12.keys() - BREAKING, HEALTHY), "ppo": {**HEALTHY, **PPO_STEPS}},
+    "trl029": dict.fromkeys(AT_0_29, HEALTHY),
 }
+"""Environment to its trainers, all that last."""
 
 
 def pages(folder: Path) -> list[str]:
@@ -46,10 +50,11 @@ def test_a_healthy_run_does_not_page(name: str, tmp_path: Path) -> None:
     assert faults.total() == 0, faults.counts()
 
 
-def test_healthy_runs_of_other_versions_do_not_page(tmp_path: Path) -> None:
-    seen = train("ppo", tmp_path, dict.fromkeys(OLDER, HEALTHY))
+@pytest.mark.parametrize("environment", sorted(OLDER))
+def test_healthy_runs_of_other_versions_do_not_page(environment: str, tmp_path: Path) -> None:
+    seen = train(environment, tmp_path, OLDER[environment])
 
-    for name in OLDER:
+    for name in OLDER[environment]:
         assert "error" not in seen[name], seen[name]["error"]
         assert not pages(tmp_path / name), name
         assert seen[name]["faults"] == 0
