@@ -280,7 +280,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "the in-process verdict and Prometheus' own disagree about a rule",
         "Rule files and package come from different versions, scrapes fail, or a threshold was tuned in one place only.",
         "Generate the rule files again with the version that trains, and reload Prometheus.",
-        "Definition: the two engines compare the same number.",
+        "Definition: the two engines compare the same number. Only a level without its verdict is told: a verdict without "
+        "its level is usual, since verdicts are latched and a scrape can miss the breach.",
         promql=PromQL(
             "max by (run_id) (\n"  # one alert a run, however many rules disagree: the label rule is the alert's own
             "max by (run_id, rule) (\n"  # the others have no verdict form

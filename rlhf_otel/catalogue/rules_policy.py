@@ -121,7 +121,8 @@ POLICY_RULES: Final[tuple[Rule, ...]] = (
         "the learning rate is above anything that language models are tuned with",
         "A misplaced exponent, a rate meant for another optimizer, or a schedule that multiplies it.",
         "Compare learning_rate and lr_scheduler_type with the configuration; usual are 1e-7 to 1e-3.",
-        "Heuristic: published recipes use 1e-7 to 1e-4, LoRA up to 1e-3; 0.05 is 50 times that.",
+        "Heuristic: published recipes use 1e-7 to 1e-4, LoRA up to 1e-3; 0.05 is 50 times that. A rate that is too "
+        "high below that, from the first steps on, shows in loss, KL and gradient norm alone: no usual rate is known yet.",
         conditions=(Comparison("learning_rate", Statistic.VALUE, ">", 0.05),),
         steps=3,
     ),

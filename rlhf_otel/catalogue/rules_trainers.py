@@ -113,7 +113,8 @@ TRAINER_RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "PreferenceMarginCollapse", _LEVEL, _WARNING,
         "the margin between chosen and rejected completions has collapsed",
-        "The model forgets the preference: a learning rate that is too high, other data, or weights that broke.",
+        "The model forgets the preference: a learning rate that is too high, other data, or weights that broke; so too when "
+        "chosen completions alone become less likely, since the margin is chosen less rejected.",
         "Compare loss, accuracy and learning rate at that step; look at the data since then; go back to a checkpoint.",
         _HEURISTIC,
         conditions=(

@@ -116,5 +116,7 @@ def partly_unwatched(replay: Replay, log: Log) -> list[str]:
         if isinstance(condition, NonFinite)
         for name in condition.signals
     )
-    known = measurable(log.identity.algorithm)
+    known = (
+        measurable(log.identity.algorithm) & OF_A_LOG
+    )  # what the callback alone measures is said elsewhere
     return [name for name in dict.fromkeys(watched) if name in known and name not in replay.counts]

@@ -83,6 +83,11 @@ BAD: list[tuple[str, Course]] = [
     ("CompletionsWithoutEOS", lambda s, r: {"eos_ratio": late(s, 0.9, 0.0)}),
     ("PreferenceBelowChance", lambda s, r: preference(s, r, preference_accuracy=sum(r.random() < 0.2 for _ in range(8)) / 8)),
     ("PreferenceMarginCollapse", lambda s, r: preference(s, r, preference_margin=late(s, 1.0, 0.0) + r.gauss(0, 0.05))),
+    # Chosen falls alone: what that costs is the margin.
+    ("PreferenceMarginCollapse", lambda s, r: preference(
+        s, r, chosen_logprob=late(s, -120, -160) + r.gauss(0, 4), chosen_reward=late(s, 0.5, -0.5) + r.gauss(0, 0.05),
+        rejected_logprob=-130 + r.gauss(0, 4), rejected_reward=-0.5 + r.gauss(0, 0.05),
+        preference_margin=late(s, 1.0, 0.0) + r.gauss(0, 0.05))),
     ("LikelihoodDisplacement", lambda s, r: preference(
         s, r, chosen_logprob=ramp(s, -120, -2) + r.gauss(0, 4), rejected_logprob=ramp(s, -130, -3) + r.gauss(0, 4),
         chosen_reward=ramp(s, 0.1, -0.02))),
