@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rlhf_otel.assembly import Assembler, RawStep
@@ -24,6 +24,8 @@ from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSample
 from rlhf_otel.sources.torch_memory import TorchMemorySample
 from rlhf_otel.sources.trl_keys import family_of
+from rlhf_otel.sources.trl_keys.common import COMMON
+from rlhf_otel.sources.trl_keys.group_policy import RLOO
 from rlhf_otel.sources.trl_logs import map_logs
 
 NOW_NS = 1_700_000_000_000_000_000
@@ -79,15 +81,22 @@ def raw_step(step: int, **changes: Any) -> RawStep:
     return nothing._replace(**changes)
 
 
-def grpo_step(step: int, functions: list[str], generates: bool, recorder: PhaseRecorder) -> RawStep:
-    """A step with every key that GRPO knows, on a GPU, with reward functions that vary."""
+def keys_of(algorithm: str) -> Iterable[str]:
+    """The keys that a run can log at once: RLOO's of today, and not those that its table has for old logs."""
+    return {**COMMON, **RLOO} if algorithm == "rloo" else family_of(algorithm).keys
+
+
+def complete_step(
+    step: int, functions: list[str], generates: bool, recorder: PhaseRecorder, algorithm: str = "grpo"
+) -> RawStep:
+    """A step with every key that the algorithm knows, on a GPU, with reward functions that vary."""
     for name in functions if generates else []:
         recorder.end(recorder.begin("reward_function", name))
     value = 0.05 + 0.001 * (step % 3)
-    logged = dict.fromkeys(family_of("grpo").keys, value)
+    logged = dict.fromkeys(keys_of(algorithm), value)
     logged["sampling/importance_sampling_ratio/mean"] = 1.0
     if not generates:
-        logged = {key: logged[key] for key in ("loss", "kl", "entropy")}
+        logged = {key: value for key, value in logged.items() if key in ("loss", "kl", "entropy")}
     else:
         logged |= {f"rewards/{name}/mean": value for name in functions}
         logged |= {f"rewards/{name}/std": 0.1 for name in functions}
@@ -106,30 +115,38 @@ def grpo_step(step: int, functions: list[str], generates: bool, recorder: PhaseR
     )
 
 
-def observed_grpo(pipeline: Pipeline, functions: list[str], steps: int = 60) -> None:
-    """Let ``pipeline`` observe a GRPO run that generates at every second step, evaluates and saves."""
+def observed_run(pipeline: Pipeline, functions: list[str], steps: int = 60) -> None:
+    """Let ``pipeline`` observe a run that generates at every second step, evaluates and saves."""
+    algorithm = pipeline.identity.algorithm
     recorder = PhaseRecorder()
-    assembler = Assembler(recorder, StepMetrics(None), 0.0, "grpo", samples=Samples())
+    assembler = Assembler(recorder, StepMetrics(None), 0.0, algorithm, samples=Samples())
     for step in range(1, steps + 1):
-        record, tokens = assembler.assemble(grpo_step(step, functions, step % 2 == 1, recorder))
+        record, tokens = assembler.assemble(
+            complete_step(step, functions, step % 2 == 1, recorder, algorithm)
+        )
         record.values.update(SYSTEM_SIGNALS)
         if step == steps:
             record.nonfinite["loss"] = 1
         if step == steps // 2:
-            evaluation = {f"eval_{key}": 0.4 for key in family_of("grpo").keys}
-            pipeline.evaluation(map_logs(evaluation, "grpo").evaluation, step, 1.7e9)
+            evaluation = {f"eval_{key}": 0.4 for key in keys_of(algorithm)}
+            pipeline.evaluation(map_logs(evaluation, algorithm).evaluation, step, 1.7e9)
             pipeline._checkpointed({"step": step, "time": 1.7e9})
         pipeline.step(record, tokens, 0.001 * step)
 
 
 def grpo_view(rank: int = 0, functions: int = 10) -> RunView:
     """A GRPO run with everything that one can have present, one fired rule included."""
+    return view_of("grpo", rank, functions)
+
+
+def view_of(algorithm: str, rank: int = 0, functions: int = 10) -> RunView:
+    """As :func:`grpo_view`, of any algorithm."""
     names = [f"reward_{number}" for number in range(functions)]
     identity = RunIdentity(
-        "run-1", rank=rank, world_size=8, algorithm="grpo", model="m", team="t", cluster="c"
+        "run-1", rank=rank, world_size=8, algorithm=algorithm, model="m", team="t", cluster="c"
     )
     pipeline = Pipeline(identity, Settings(metrics_port="off", journal="off"), None)
-    observed_grpo(pipeline, names)
+    observed_run(pipeline, names)
     zeros = dict.fromkeys(names, 0)
     return RunView(
         identity,

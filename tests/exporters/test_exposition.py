@@ -27,7 +27,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from views import complete_view, grpo_view
+from views import complete_view, grpo_view, view_of
 
 from rlhf_otel import faults
 from rlhf_otel.catalogue.metrics import METRIC_BY_NAME, METRICS, MetricType
@@ -38,7 +38,7 @@ from rlhf_otel.exporters.exposition import RunsCollector
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import RunIdentity, RunView, Snapshot, StepRecord
 from rlhf_otel.settings import Settings
-from rlhf_otel.sources.trl_keys import measurable
+from rlhf_otel.sources.trl_keys import FAMILIES, measurable
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
 VIEW = complete_view()
@@ -114,6 +114,12 @@ def test_a_family_has_the_type_help_and_labels_of_the_catalogue() -> None:
 def test_rank_0_of_a_grpo_run_stays_within_its_budget() -> None:
     view = grpo_view(functions=10)
     assert [verdict.rule.name for verdict in view.snapshot.verdicts if verdict.active] == ["NonFinite"]
+    assert series(view) <= 400, largest(view)
+
+
+@pytest.mark.parametrize("algorithm", [family.algorithms[0] for family in FAMILIES])
+def test_rank_0_of_any_trainer_stays_within_the_budget(algorithm: str) -> None:
+    view = view_of(algorithm)
     assert series(view) <= 400, largest(view)
 
 

@@ -22,6 +22,7 @@ from trl.extras.profiling import ProfilingContext
 
 import rlhf_otel
 from rlhf_otel import ConfigurationError, TelemetryCallback, faults
+from rlhf_otel.instrumentor import RlhfOtelInstrumentor
 
 STEPS = 3
 
@@ -215,3 +216,17 @@ def test_an_impossible_setting_costs_the_telemetry_alone(
     said = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
     assert said
     assert all("RLHF_OTEL_METRICS_PORT" in text for text in said)
+
+
+def test_the_instrumentor_instruments_once_and_leaves_everything_as_it_was() -> None:
+    before = hooks()
+    instrumentor = RlhfOtelInstrumentor()
+    instrumentor.instrument(skip_dep_check=True)
+    once = hooks()
+    instrumentor.instrument(skip_dep_check=True)
+
+    assert once["handler"] != before["handler"]
+    assert hooks() == once
+    instrumentor.uninstrument()
+    instrumentor.uninstrument()
+    assert hooks() == before
