@@ -109,8 +109,8 @@ PIPELINE_RULES: Final[tuple[Rule, ...]] = (
         "The sampler serves older or wrong weights, so that the trainer finds its completions unlikely; or their weights "
         "are beyond the limits, for which TRL masks them.",
         "Check the weight sync; compare dtypes and sampling parameters; look at vllm_importance_sampling_mode and its limits.",
-        "Heuristic: the mean is near 1 while the two agree; below 0.5 half of the signal is lost. A public run that learns has it "
-        "throughout, hence information only.",
+        "Heuristic: the mean is near 1 while the two agree; below 0.5 half of the signal is lost. A public run that learns has "
+        "it throughout, hence information only.",
         conditions=(Comparison("importance_weight_mean", Statistic.AVERAGE, "<", 0.5),),
         steps=5,
         inhibited_by=("NonFinite", "SamplerMismatch"),
