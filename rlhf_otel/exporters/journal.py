@@ -2,9 +2,9 @@ r"""The journal: an append-only local record of a run, one JSON object a line.
 
 Format, version 1. Files ``journal-00000.jsonl``, ``journal-00001.jsonl``, ... in one directory are read in
 that order; a new attempt and a full file begin the next one. Every record has a ``type``: ``run``, ``step``,
-``anomaly``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis`` or ``end``. ``time`` is Unix
-time in seconds,
-durations are milliseconds. A file that continues another repeats the ``run`` record, marked ``continued``.
+``anomaly``, ``action``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis`` or ``end``
+(``docs/journal.md``). ``time`` is Unix time in seconds, durations are milliseconds. A file that continues another
+repeats the ``run`` record, marked ``continued``.
 
 JSON knows no NaN. As in protobuf's JSON mapping, the *numbers* NaN and infinity are written as the strings
 ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``. A *text* that would read as one of them gets a backslash in
