@@ -54,7 +54,8 @@ def run_record(identity: RunIdentity, config: Mapping[str, Any], time_ns: int | 
     """Begin of an attempt: who runs, and with what configuration."""
     moment = _seconds(time.time_ns() if time_ns is None else time_ns)
     head = {"type": "run", "version": VERSION, "time": moment}
-    return {**head, **dataclasses.asdict(identity), "config": dict(config)}
+    who = dataclasses.asdict(identity) | {"collective_phases": list(identity.collective_phases)}
+    return {**head, **who, "config": dict(config)}
 
 
 def step_record(record: StepRecord, trace_id: str = "") -> Record:

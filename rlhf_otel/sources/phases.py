@@ -167,6 +167,8 @@ class _Accounts:
         self._counts: dict[str, int] = {phase.name: 0 for phase in PHASES}
         self._function_seconds: dict[str, float] = {}
         self._step: list[Interval] = []
+        self._told: dict[str, float] = {}
+        """Totals of the last scrape, below which none may fall."""
         self._unclaimed: list[tuple[int, int]] = []
         """Start and duration of the training thread's phases whose enclosing phase, if any, has not ended."""
 
@@ -224,7 +226,9 @@ class _Accounts:
                 within += duration if begun < inner else 0
             seconds[phase] += max(0, inner - start - within) * 1e-9
             inner = min(inner, start)
-        return PhaseTotals(seconds, self._counts.copy(), self._function_seconds.copy())
+        # A phase may have read the clock for its end before it was seen here as open, and longer.
+        self._told = {phase: max(spent, self._told.get(phase, 0.0)) for phase, spent in seconds.items()}
+        return PhaseTotals(self._told.copy(), self._counts.copy(), self._function_seconds.copy())
 
 
 def nest(intervals: Iterable[Interval]) -> list[PhaseInterval]:

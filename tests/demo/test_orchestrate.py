@@ -167,6 +167,7 @@ def test_ports_that_are_taken_are_avoided_and_a_normal_end_leaves_nothing(tmp_pa
     with contextlib.ExitStack() as sockets:
         for port in (9464, 9090, 9093):
             taken = sockets.enter_context(socket.socket())
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a test before linger
             with contextlib.suppress(OSError):  # then somebody else has it, which is as good
                 taken.bind(("127.0.0.1", port))
                 taken.listen()

@@ -169,6 +169,8 @@ def test_the_step_in_which_training_raised_is_there(monkeypatch: pytest.MonkeyPa
     steps = steps_of(receiver)
     assert {step: got.attributes["rlhf.trace.kept_because"] for step, got in steps.items()} == {
         1: "first",
+        2: "before_anomaly",
+        3: "before_anomaly",
         4: "failed",
     }
     failed = [
