@@ -11,6 +11,7 @@ the step in which the reward was returned.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shutil
 import sys
@@ -36,7 +37,7 @@ def measure(directory: Path) -> dict[str, float]:
     """One run: seconds from the fault."""
     caught_by = frozenset(FAULTS[FAULT].caught_by)
     options = Options(directory, FAULT, STEPS, STEPS // 2, 0, False, None, caught_by)
-    evidence = run_demo(options, Console(file=(directory / "console.txt").open("w"), width=120))
+    evidence = run_demo(options, Console(file=io.StringIO(), width=120))
     fault = evidence.injected_s
     assert fault is not None
     return {
