@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import linear_regression, stdev
 from typing import Any
 
 import pytest
@@ -126,7 +127,13 @@ def test_epochs_are_summed_up_in_the_journal(seen: Seen) -> None:
         for signal in ("kl_per_sequence", "value_loss", "score", "entropy", "policy_ratio", "learning_rate"):
             said, values = epoch["signals"][signal], [step[signal] for step in inside]
             assert said["mean"] == pytest.approx(sum(values) / 16)
+            assert said["std"] == pytest.approx(stdev(values), rel=1e-6, abs=1e-12)
             assert (said["min"], said["max"]) == (min(values), max(values))
+            slope = linear_regression(
+                [step["step"] for step in every if step["values"] in inside], values
+            ).slope
+            assert said["slope"] == pytest.approx(slope, rel=1e-6, abs=1e-12)
+            assert 0 <= said["p"] <= 1
     assert epochs[0]["signals"]["learning_rate"]["trend"] == "falling", "it decays linearly"
     assert epochs[0]["signals"]["episodes"]["trend"] == "rising"
 
