@@ -30,6 +30,8 @@ from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.drift import Drift
 from rlhf_otel.records import Statistics
 
+LARGEST: Final = 1e100
+"""Magnitude at which values are cut off, so that no sum or square of them overflows."""
 WARM_UP: Final = 20
 """Values before anything relative is known: the mean's standard error is then below 1/4 of the scale."""
 FAST_STEPS: Final = 10
@@ -185,8 +187,12 @@ class Baselines:
         latest = self.statistics.copy()
         for name, baseline in self._by_kind[kind]:
             value = values.get(name)
-            if value is not None and value - value == 0.0:  # neither missing nor NaN nor infinite
+            if value is None:
+                continue
+            if -LARGEST <= value <= LARGEST:
                 latest[name] = baseline.observe(value)
+            elif value - value == 0.0:  # neither NaN nor infinite
+                latest[name] = baseline.observe(math.copysign(LARGEST, value))
         self.statistics = latest
         return latest
 

@@ -187,6 +187,7 @@ def test_what_is_not_finite_is_as_if_it_had_not_been(values: list[float], data: 
 
 @given(st.lists(st.floats(), max_size=150))
 @example([1.7e308, -1.7e308] * 40)
+@example([0.0, 9.9792015476736e291, -1.7976931348623157e308])
 @example([0.0] * 30 + [1.7e308] * 3 + [0.0] * 30)
 @settings(max_examples=200)
 def test_no_series_of_floats_poisons_a_baseline(values: list[float]) -> None:
