@@ -138,7 +138,8 @@ def rules_page(rules: Sequence[Rule] = RULES) -> str:
     return (
         NOTE + "# Rules\n\nCritical rules page, warnings are tickets, info annotates. "
         "*Event* rules are judged in process at every step, *level* rules in both engines on the same "
-        "exported gauge, *outside* rules in Prometheus alone.\n\n"
+        "exported gauge, *outside* rules in Prometheus alone. A scrape cannot count steps: how many in a row are in breach is "
+        "counted in process alone and exported as `rlhf_rule_breach_steps`, which the level alerts ask for too.\n\n"
         + _table(("rule", "severity", "class", "fires when", "means"), rows)
     )
 
