@@ -85,7 +85,7 @@ class Run:
         self._started_ns = self._step_start_ns
         self._ended_ns = 0
         self._process = os.getpid()
-        self._phase_seconds_shown: dict[str, float] = {}
+        self._other_seconds_shown = 0.0
         self._checkpoints: CheckpointRoom | None = None
         self._looked_for_keys = False
         self._told_of_keys = False
@@ -269,12 +269,9 @@ class Run:
         now = self._ended_ns or perf_counter_ns()
         totals = self.recorder.totals(now)
         seconds = totals.seconds
-        seconds["other"] += max(0.0, (now - self._started_ns) * 1e-9 - sum(seconds.values()))
-        shown = self._phase_seconds_shown
-        self._phase_seconds_shown = {
-            phase: max(spent, shown.get(phase, 0.0)) for phase, spent in seconds.items()
-        }
-        return totals._replace(seconds=self._phase_seconds_shown)
+        rest = max(0.0, (now - self._started_ns) * 1e-9 - sum(seconds.values()))
+        seconds["other"] = self._other_seconds_shown = max(seconds["other"] + rest, self._other_seconds_shown)
+        return totals
 
     def _sample_signals(self) -> Samples | None:
         if self.settings.samples != "on":

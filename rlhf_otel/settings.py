@@ -43,6 +43,10 @@ SECRET: Final = frozenset({"webhook_secret"})
 """Fields whose value is never shown."""
 
 
+METRICS_PORT: Final = 9464
+"""OpenTelemetry's port for Prometheus exporters."""
+
+
 class Settings(BaseModel):
     """What can be set. Every field has an effect, or is refused."""
 
@@ -59,7 +63,7 @@ class Settings(BaseModel):
     )
     metrics_host: str = Field("localhost", min_length=1, description="Address that /metrics listens on.")
     metrics_port: int | Literal["off"] = Field(
-        9464,
+        METRICS_PORT,
         description="Port of /metrics; the local rank is added. 0 takes a free one, 'off' serves nothing.",
     )
     file_sd: Path | None = Field(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.generate.yaml_text import dump
+from rlhf_otel.settings import METRICS_PORT
 
 JOB: Final = "rlhf"
 TARGET_FILES: Final = "/var/lib/rlhf_otel/targets/*.json"
@@ -21,7 +22,7 @@ buckets counts."""
 def config_file(
     timing: Timing,
     rule_files: Sequence[str],
-    targets: Sequence[str] = ("localhost:9464",),
+    targets: Sequence[str] = (f"localhost:{METRICS_PORT}",),
     alertmanagers: Sequence[str] = ("localhost:9093",),
     external_labels: dict[str, str] | None = None,
     evaluation_s: int | None = None,

@@ -15,8 +15,9 @@ from rlhf_otel.detection.promql import ENGINE, STREAK, AlertForm, Timing, series
 from rlhf_otel.generate import rules
 from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
 from rlhf_otel.generate.yaml_text import dump
+from rlhf_otel.settings import METRICS_PORT
 
-INSTANCE: Final = "host:9464"
+INSTANCE: Final = f"host:{METRICS_PORT}"
 EVALUATED_AFTER: Final = "10m"
 EVALUATED_EVERY: Final = 4
 """In scrapes. promtool evaluates all rules for each test, so that the time it takes goes with the square of their
