@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from transformers import TrainerCallback
 
 from rlhf_otel import serving
-from rlhf_otel.exporters.journal import read_journal
+from rlhf_otel.exporters.journal import journal_files, read_journal
 
 ARRIVES_WITHIN_S = 60.0
 
@@ -156,6 +156,11 @@ def journal(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """Records of a run's journal, of one kind or all."""
     records = list(read_journal(folder))
     return [record for record in records if kind in (None, record["type"])]
+
+
+def has_ended(folder: Path) -> bool:
+    """The journal tells how the run ended; no, where its first file has yet to be made."""
+    return folder.is_dir() and bool(journal_files(folder)) and journal(folder, "end") != []
 
 
 def once_per_fault(caplog: Any) -> dict[str, int]:

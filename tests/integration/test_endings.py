@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from observing import ARRIVES_WITHIN_S, Prometheus, Scrape, journal, scrape
+from observing import ARRIVES_WITHIN_S, Prometheus, Scrape, has_ended, journal, scrape
 from otlp_receiver import free_port, wait_until
 from processes import WITHIN_S, Nursery
 from scenarios import STEPS, STRIKES
@@ -124,7 +124,7 @@ def test_the_wait_lasts_as_long_as_the_bound_lets_it(nursery: Nursery, tmp_path:
     training = nursery.start("finish", tmp_path, SCRAPERS="1", LINGER_S="600")
     base = training.address()
     with scraped_once(base):
-        wait_until(lambda: bool(journal(tmp_path / "journal", "end")), WITHIN_S)
+        wait_until(lambda: has_ended(tmp_path / "journal"), WITHIN_S)
         (end,) = journal(tmp_path / "journal", "end")
         wait_until(lambda: time.time() - end["time"] > 5.0, WITHIN_S)  # more than the shorter bound
         assert END in scrape(base).samples
@@ -177,7 +177,7 @@ def test_each_of_several_runs_in_a_process_is_seen_to_end(nursery: Nursery, tmp_
     wait_until((tmp_path / "first/address").exists, WITHIN_S)
     with scraped_once(base) as again:
         wait_until((tmp_path / "third/address").exists, WITHIN_S)
-        wait_until(lambda: bool(journal(tmp_path / "third/journal", "end")), WITHIN_S)
+        wait_until(lambda: has_ended(tmp_path / "third/journal"), WITHIN_S)
         wait_until(lambda: scrape(base).by("outcome", END, run_id="third") != {}, WITHIN_S)
         seen = again()
         for run_id, outcome in outcomes.items():
