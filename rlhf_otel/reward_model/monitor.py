@@ -1,0 +1,313 @@
+"""`RewardModelMonitor`: watches reward functions and reward models where they are called, or fed with their scores."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from typing import Any, Final, NamedTuple
+
+from rlhf_otel import faults
+from rlhf_otel.errors import ConfigurationError
+from rlhf_otel.reward_model import random_state
+from rlhf_otel.reward_model.advice import Calls, Recommendation, recommendations
+from rlhf_otel.reward_model.calibration import Calibration, calibration
+from rlhf_otel.reward_model.reliability import Reliability
+from rlhf_otel.reward_model.shortcuts import rank_correlation
+from rlhf_otel.reward_model.window import WINDOW, Window
+
+MOST_NAMES: Final = 64
+"""Rewards that are watched; what comes beyond is counted in :attr:`RewardModelMonitor.dropped`."""
+RESCORE_EVERY: Final = 10
+RESCORED: Final = 8
+"""Completions of a call that are scored again, at most."""
+
+
+class Watched(NamedTuple):
+    """All that is known of one reward."""
+
+    reliability: Reliability
+    calls: Calls
+    calibration: Calibration | None
+    recommendations: list[Recommendation]
+
+
+class RewardModelMonitor:
+    """How far rewards can be trusted while a policy trains on them.
+
+    >>> monitor = RewardModelMonitor()
+    >>> trainer = GRPOTrainer(..., reward_funcs=[monitor.wrap(correctness), monitor.wrap(brevity)])
+
+    A reward model, which TRL calls by itself, is fed by :meth:`observe`. Thread-safe. Memory is bounded: for each of
+    at most 64 rewards, two windows of ``window`` scores.
+
+    ``rescore_every``: how often a call's first completions are scored a second time, for ``consistency``; 0 for never.
+    That costs the time of scoring up to 8 completions, on the thread that calls; training's random numbers are left
+    as they were. Only for functions without side effects.
+    """
+
+    def __init__(self, *, window: int = WINDOW, rescore_every: int = 0) -> None:
+        """ConfigurationError for a window of less than 64 scores or more than 65,536, or a negative ``rescore_every``."""
+        if not 64 <= window <= 65_536:
+            raise ConfigurationError(f"window is {window}: give a number of scores from 64 to 65536")
+        if rescore_every < 0:
+            raise ConfigurationError(
+                f"rescore_every is {rescore_every}: give every how many calls, or 0 for never"
+            )
+        self._size = window
+        self._rescore_every = rescore_every
+        self._lock = threading.Lock()
+        self._windows: dict[str, Window] = {}
+        self._calls: dict[str, Calls] = {}
+        self._calibrations: dict[str, Calibration] = {}
+        self._last: dict[str, tuple[int, list[float]]] = {}
+        self._agreement: dict[tuple[str, str], float] = {}
+        self.dropped = 0
+        """Rewards that were not watched, being beyond the first 64 names."""
+
+    # --- watching
+
+    def wrap(self, function: Callable[..., Any], name: str | None = None) -> Callable[..., Any]:
+        """A TRL reward function, sync or async, watched under ``name`` or its own; it keeps name, signature and results.
+
+        ConfigurationError for a model or what else is no function: feed its scores to :meth:`observe`.
+        """
+        if not callable(function) or hasattr(function, "parameters"):
+            raise ConfigurationError(
+                f"{type(function).__name__} is no reward function: pass a model's scores to observe(name, scores)"
+            )
+        known = name or getattr(function, "__name__", type(function).__name__)
+        wrapped: Callable[..., Any] = (
+            self._wrap_async(function, known)
+            if inspect.iscoroutinefunction(function)
+            else self._wrap_sync(function, known)
+        )
+        return functools.wraps(function)(wrapped) if hasattr(function, "__name__") else _named(wrapped, known)
+
+    def observe(
+        self, name: str, scores: Sequence[Any], completions: Sequence[Any] = (), seconds: float = 0.0
+    ) -> None:
+        """Scores of one batch: floats, None where the reward does not apply. What is no number counts as None.
+
+        ConfigurationError where there are completions, and not one for each score.
+        """
+        if completions and len(completions) != len(scores):
+            raise ConfigurationError(
+                f"{name}: {len(scores)} scores for {len(completions)} completions: give one score, or None, for each"
+            )
+        numbers = [_number(score) for score in scores]
+        texts = [text_of(completion) for completion in completions]
+        with self._lock:
+            window = self._window(name)
+            if window is None:
+                return
+            calls = self._calls[name]
+            finite = sum(number is not None and isfinite(number) for number in numbers)
+            none = sum(number is None for number in numbers)
+            self._calls[name] = calls._replace(
+                calls=calls.calls + 1,
+                scores=calls.scores + len(numbers),
+                none=calls.none + none,
+                nonfinite=calls.nonfinite + len(numbers) - none - finite,
+                seconds=calls.seconds + seconds,
+                slowest_s=max(calls.slowest_s, seconds),
+            )
+            scored = [float("nan") if number is None else number for number in numbers]
+            window.add(scored, texts)
+            self._compare(name, hash(tuple(texts)), scored)
+
+    def set_reference(self, name: str, scores: Sequence[float]) -> None:
+        """Measure drift against these scores, such as those of the run before, and not against the first of this run."""
+        with self._lock:
+            window = self._window(name)
+            if window is not None:
+                window.set_reference(scores)
+
+    def calibrate(self, name: str, chosen: Sequence[float], rejected: Sequence[float]) -> Calibration | None:
+        """Scores of pairs that people have labelled, one of each per pair; None where no pair has two finite scores."""
+        found = calibration(chosen, rejected)
+        with self._lock:
+            if found is not None and self._window(name) is not None:
+                self._calibrations[name] = found
+        return found
+
+    # --- judging
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rewards that are watched."""
+        return tuple(self._windows)
+
+    def judge(self, name: str) -> Watched:
+        """All that is known of a reward. KeyError for one that was never seen."""
+        with self._lock:
+            found, calls = self._windows[name].judge(), self._calls[name]
+            calibrated = self._calibrations.get(name)
+        return Watched(found, calls, calibrated, recommendations(found, calls, calibrated))
+
+    def disagreement(self) -> dict[tuple[str, str], float]:
+        """Two rewards to the rank correlation of their scores, -1 to 1, over the last batch that both scored."""
+        with self._lock:
+            return dict(self._agreement)
+
+    def report(self) -> dict[str, Any]:
+        """For JSON: all of it, by reward, and the pairs that were compared."""
+        return {
+            "rewards": {name: _as_dict(self.judge(name)) for name in self.names},
+            "disagreement": [
+                {"rewards": list(pair), "rank_correlation": value}
+                for pair, value in self.disagreement().items()
+            ],
+            "dropped": self.dropped,
+        }
+
+    # --- inside
+
+    def _window(self, name: str) -> Window | None:
+        if name not in self._windows:
+            if len(self._windows) >= MOST_NAMES:
+                self.dropped += 1
+                return None
+            self._windows[name] = Window(self._size)
+            self._calls[name] = Calls()
+        return self._windows[name]
+
+    def _compare(self, name: str, batch: int, scores: list[float]) -> None:
+        """With the other rewards that scored the same batch last."""
+        for other, (its_batch, its_scores) in self._last.items():
+            if other == name or its_batch != batch or len(its_scores) != len(scores):
+                continue
+            both = [(a, b) for a, b in zip(its_scores, scores, strict=True) if isfinite(a) and isfinite(b)]
+            agreement = rank_correlation([a for a, _ in both], [b for _, b in both])
+            if agreement is not None:
+                first, second = sorted((other, name))
+                self._agreement[first, second] = agreement
+        self._last[name] = (batch, scores)
+
+    def _wrap_sync(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                scores = function(*args, **kwargs)
+            except Exception as error:
+                self._failed(name, error)
+                raise
+            self._returned(name, scores, kwargs, time.perf_counter() - started)
+            if self._rescores(name):
+                few = first_few(args, kwargs)
+                with (
+                    faults.isolated("reward_model", f"scoring completions of {name!r} again"),
+                    random_state.kept(),
+                ):
+                    self._rescored(name, scores, function(*few[0], **few[1]))
+            return scores
+
+        return watched
+
+    def _wrap_async(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        async def watched(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                scores = await function(*args, **kwargs)
+            except Exception as error:
+                self._failed(name, error)
+                raise
+            self._returned(name, scores, kwargs, time.perf_counter() - started)
+            if self._rescores(name):
+                few = first_few(args, kwargs)
+                with (
+                    faults.isolated("reward_model", f"scoring completions of {name!r} again"),
+                    random_state.kept(),
+                ):
+                    self._rescored(name, scores, await function(*few[0], **few[1]))
+            return scores
+
+        return watched
+
+    def _returned(self, name: str, scores: Any, kwargs: Mapping[str, Any], seconds: float) -> None:
+        with faults.isolated("reward_model", f"watching what {name!r} returned"):
+            listed = as_list(scores)
+            completions = kwargs.get("completions") or ()
+            self.observe(name, listed, completions if len(completions) == len(listed) else (), seconds)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        with self._lock:
+            if self._window(name) is None:
+                return
+            calls = self._calls[name]
+            self._calls[name] = calls._replace(
+                calls=calls.calls + 1,
+                errors=calls.errors + 1,
+                timeouts=calls.timeouts + is_timeout(error),
+            )
+
+    def _rescores(self, name: str) -> bool:
+        if not self._rescore_every or name not in self._calls:
+            return False
+        return self._calls[name].calls % self._rescore_every == 1 % self._rescore_every
+
+    def _rescored(self, name: str, scores: Any, again: Any) -> None:
+        first, second = (map(_number, as_list(one)) for one in (scores, again))
+        pairs = [(a, b) for a, b in zip(first, second, strict=False) if a is not None and b is not None]
+        with self._lock:
+            if name in self._windows:
+                self._windows[name].add_rescored(pairs)
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether an exception says that something took too long: ``TimeoutError``, or one of an HTTP library's."""
+    return any("timeout" in base.__name__.lower() for base in type(error).__mro__)
+
+
+def first_few(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a reward function, cut to its first :data:`RESCORED` completions: TRL passes lists of one length."""
+    size = max((len(value) for value in [*args, *kwargs.values()] if isinstance(value, list)), default=0)
+
+    def cut(value: Any) -> Any:
+        return value[:RESCORED] if isinstance(value, list) and len(value) == size else value
+
+    return [cut(value) for value in args], {key: cut(value) for key, value in kwargs.items()}
+
+
+def as_list(scores: Any) -> list[Any]:
+    """What a reward function returned, as a list: a list, tuple, tensor or array."""
+    if isinstance(scores, list):
+        return scores
+    return list(scores.tolist()) if hasattr(scores, "tolist") else list(scores)
+
+
+def text_of(completion: Any) -> str:
+    """A completion as text: as it is, or the contents of its messages."""
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, Mapping):
+        return text_of(completion.get("content") or "")
+    if isinstance(completion, list | tuple):
+        return " ".join(map(text_of, completion))
+    return ""
+
+
+def _number(score: Any) -> float | None:
+    if score is None or isinstance(score, str | bytes):
+        return None
+    try:
+        return float(score)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+
+
+def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    function.__name__ = name
+    return function
+
+
+def _as_dict(watched: Watched) -> dict[str, Any]:
+    return {
+        **watched.reliability.as_dict(),
+        "calls": {**watched.calls._asdict(), "none_rate": watched.calls.none_rate},
+        "calibration": watched.calibration._asdict() if watched.calibration else None,
+        "recommendations": [one._asdict() for one in watched.recommendations],
+    }
