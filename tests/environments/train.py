@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import tiny_experimental
 import tiny_older
 import tiny_trainers
 import transformers
@@ -21,7 +22,7 @@ import trl
 from rlhf_otel import faults
 from rlhf_otel.callback import TelemetryCallback
 
-BUILDERS = {**tiny_trainers.MAIN, **tiny_older.OLDER}
+BUILDERS = {**tiny_trainers.MAIN, **tiny_experimental.EXPERIMENTAL, **tiny_older.OLDER}
 
 
 class Logged(transformers.TrainerCallback):
