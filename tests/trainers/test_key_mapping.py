@@ -154,6 +154,18 @@ def test_every_trainer_of_trl_belongs_to_a_family_and_is_run(
     assert present <= {algorithm_of_name(name) for name in run_here}
 
 
+@pytest.mark.parametrize(("environment", "version", "run_here"), VERSIONS)
+def test_a_key_that_is_for_replay_is_logged_by_no_version_that_runs(
+    environment: str, version: str, run_here: Any
+) -> None:
+    found = set(trl_source.keys(package(environment)))
+    replayed = {(algorithm, key) for one in FAMILIES for algorithm in one.algorithms for key in one.replayed}
+
+    assert ("ppo", "ppo/loss/value") in replayed
+    assert all(family.replayed <= family.keys.keys() for family in FAMILIES)
+    assert not replayed & found
+
+
 def test_a_key_that_trl_adds_is_found_in_its_source(tmp_path: Path) -> None:
     """Both sides of the scan: a trainer as it is, and with one more line."""
     source = Path(trl.__file__).parent / "trainer/dpo_trainer.py"
