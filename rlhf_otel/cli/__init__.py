@@ -42,26 +42,45 @@ def commands() -> None:
     type=click.Path(path_type=Path),
     help="With --out: a file that disables, tunes and adds rules; the same that training is given.",
 )
+@click.option("--runbook-base", help="Prefix of runbook links in alerts, such as https://wiki/runbooks.")
+@click.option("--board-base", help="Grafana's address for links to boards; '' for none.")
 @click.option(
-    "--runbook-base", default=None, help="Prefix of runbook links in alerts, such as https://wiki/runbooks."
+    "--trace-url", help="Address of a trace, such as http://jaeger:16686/trace/{trace_id}; '' for none."
+)
+@click.option(
+    "--selector", default="", help="With --out: matchers for every series, such as 'cluster=\"a\"'."
 )
 def generate(
-    check: bool, root: Path, out: Path | None, rule_file: Path | None, runbook_base: str | None
+    check: bool,
+    root: Path,
+    out: Path | None,
+    rule_file: Path | None,
+    runbook_base: str | None,
+    board_base: str | None,
+    trace_url: str | None,
+    selector: str,
 ) -> None:
     """Write the alert rules, their tests, configurations and reference pages that follow from the
     catalogue."""
     from rlhf_otel import generate as generator
-    from rlhf_otel.generate.rules import RUNBOOK_BASE
+    from rlhf_otel.generate.page import Links
     from rlhf_otel.rule_files import rules_of
 
-    if rule_file is not None and out is None:
-        raise click.UsageError("--rules needs --out: the repository's own files follow from the catalogue")
+    if out is None and (rule_file is not None or selector):
+        given = "--rules" if rule_file is not None else "--selector"
+        raise click.UsageError(f"{given} needs --out: the repository's own files follow from the catalogue")
+    links = generator.OWN_LINKS if out is not None else Links()
+    links = Links(
+        links.runbooks if runbook_base is None else runbook_base.rstrip("/"),
+        links.boards if board_base is None else board_base.rstrip("/"),
+        links.traces if trace_url is None else _trace_url(trace_url),
+    )
     if out is not None:
         root = out
-        content = generator.prometheus_files(rules_of(rule_file), runbook_base or generator.OWN_RUNBOOKS)
+        content = generator.prometheus_files(rules_of(rule_file), links, selector=selector)
     else:
         _check_repository(root)
-        content = generator.files(runbook_base or RUNBOOK_BASE)
+        content = generator.files(links)
     changed = generator.stale(root, content) if check else generator.write(root, content)
     for name in changed:
         click.echo(f"{'stale' if check else 'wrote'} {root / name}")
@@ -69,6 +88,14 @@ def generate(
         raise click.exceptions.Exit(1)
     if not changed:
         click.echo("all generated files are up to date")
+
+
+def _trace_url(pattern: str) -> str:
+    if pattern and "{trace_id}" not in pattern:
+        raise click.BadParameter(
+            f"{pattern!r} does not say where {{trace_id}} belongs", param_hint="--trace-url"
+        )
+    return pattern
 
 
 def _check_repository(root: Path) -> None:
