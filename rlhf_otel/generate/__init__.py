@@ -11,8 +11,9 @@ from typing import Final
 
 from rlhf_otel.catalogue.rules import RULES, Rule
 from rlhf_otel.detection.promql import Timing
-from rlhf_otel.generate import alertmanager, docs, prometheus, rule_tests, rules
+from rlhf_otel.generate import alertmanager, docs, paging, prometheus, rule_tests, rules
 from rlhf_otel.generate.page import Links
+from rlhf_otel.generate.paging import Paging
 
 OWN_LINKS: Final = Links(runbooks="runbooks")
 """Links of files that are written elsewhere: the runbooks lie beside them."""
@@ -33,6 +34,8 @@ def files(links: Links | None = None) -> dict[str, str]:
             timing, rule_files=["../alerts/rlhf.rules.yaml"], file_sd=[prometheus.TARGET_FILES]
         ),
         "deploy/alertmanager.yml": alertmanager.config_file(timing),
+        "deploy/alertmanager-teams.yml": alertmanager.config_file(timing, paging.EXAMPLE),
+        "deploy/templates/rlhf.tmpl": alertmanager.template_file(),
         "docs/metrics.md": docs.metrics_page(),
         "docs/rules.md": docs.rules_page(),
         "docs/settings.md": docs.settings_page(),
@@ -41,7 +44,11 @@ def files(links: Links | None = None) -> dict[str, str]:
 
 
 def prometheus_files(
-    judged: Sequence[Rule] = RULES, links: Links = OWN_LINKS, timing: Timing | None = None, selector: str = ""
+    judged: Sequence[Rule] = RULES,
+    links: Links = OWN_LINKS,
+    timing: Timing | None = None,
+    selector: str = "",
+    who: Paging | None = None,
 ) -> dict[str, str]:
     """What Prometheus and Alertmanager need for a set of rules, outside this repository: path to content."""
     timing = timing or Timing()
@@ -51,7 +58,8 @@ def prometheus_files(
         rules_path: rules.rules_file(timing, links, judged, selector),
         **({} if selector else tests),  # whose series have no labels of your own
         "prometheus.yml": prometheus.config_file(timing, rule_files=[rules_path]),
-        "alertmanager.yml": alertmanager.config_file(timing, rules=judged),
+        "alertmanager.yml": alertmanager.config_file(timing, who, judged),
+        "templates/rlhf.tmpl": alertmanager.template_file(),
         "rules.md": docs.rules_page(judged),
         **{f"runbooks/{name}.md": page for name, page in docs.runbooks(judged).items()},
     }
