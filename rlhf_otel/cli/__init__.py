@@ -9,6 +9,8 @@ import click
 from rlhf_otel.cli.backfill import backfill
 from rlhf_otel.cli.checkpoint import checkpoint
 from rlhf_otel.cli.demo import demo
+from rlhf_otel.cli.doctor import doctor
+from rlhf_otel.cli.drill import drill
 from rlhf_otel.cli.generate import generate
 from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.reproduce import reproduce
@@ -26,6 +28,8 @@ def commands() -> None:
 commands.add_command(backfill)
 commands.add_command(checkpoint)
 commands.add_command(demo)
+commands.add_command(doctor)
+commands.add_command(drill)
 commands.add_command(generate)
 commands.add_command(replay)
 commands.add_command(watch)

@@ -84,6 +84,7 @@ class Servers:
     targets: Sequence[str]
     receiver_url: str
     replicas: int = 2
+    file_sd: Sequence[str] = ()
     timing: Timing = field(default_factory=lambda: Timing(scrape_s=1))
     who: Paging | None = None
     """Who is told; by default the receiver is."""
@@ -137,6 +138,7 @@ class Servers:
             targets=self.targets,
             alertmanagers=[pager],
             external_labels={"replica": replica},
+            file_sd=self.file_sd,
         )
         config.write_text(content, encoding="utf-8")
         options = [
