@@ -13,6 +13,7 @@
     ├── BundleError             a bundle of the guard cannot be read or replayed
     ├── DemoError               the demo cannot start what it needs
     ├── ServerError             Prometheus or Alertmanager does not answer, or not as it should
+    ├── StackError              the local stack cannot be started or stopped
     ├── DrillError              a drill cannot begin
     └── TrainingStopped         an action stops a trainer that reads no flag; it ends in ``train()``
 
@@ -83,3 +84,7 @@ class ServerError(RlhfOtelError):
 
 class DrillError(RlhfOtelError):
     """A drill cannot begin: its port is taken, or it cannot register its target."""
+
+
+class StackError(RlhfOtelError):
+    """The local stack cannot be started or stopped; the message says what to do."""

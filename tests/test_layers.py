@@ -47,6 +47,7 @@ FLOOR = {
     "instrumentation": 4,
     "instrumentor": 4,
     "replay": 4,
+    "stack": 4,
 }
 """By the first name below the package."""
 

@@ -14,6 +14,7 @@ from rlhf_otel.cli.drill import drill
 from rlhf_otel.cli.generate import generate
 from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.reproduce import reproduce
+from rlhf_otel.cli.stack import down, up
 from rlhf_otel.cli.trace import trace
 from rlhf_otel.cli.watch import watch
 from rlhf_otel.errors import RlhfOtelError
@@ -32,6 +33,8 @@ commands.add_command(doctor)
 commands.add_command(drill)
 commands.add_command(generate)
 commands.add_command(replay)
+commands.add_command(up)
+commands.add_command(down)
 commands.add_command(watch)
 commands.add_command(trace)
 commands.add_command(reproduce)

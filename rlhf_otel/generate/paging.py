@@ -59,7 +59,7 @@ class Channel(_Strict):
 class Audience(_Strict):
     """Who is woken up, and who finds it in the morning."""
 
-    page: tuple[Channel, ...] = Field(min_length=1)
+    page: tuple[Channel, ...] = ()
     ticket: tuple[Channel, ...] = ()
 
 
@@ -104,6 +104,9 @@ def local(receiver_url: str = LOCAL) -> Paging:
     )
 
 
+NOBODY_IS_TOLD: Final = Paging(default=Audience())
+"""Alerts are in Alertmanager's own page alone."""
+
 EXAMPLE: Final = Paging.model_validate(
     {
         "smtp": {"smarthost": "mail.example.org:587", "from": "alerts@example.org", "username": "alerts"},
@@ -123,7 +126,7 @@ EXAMPLE: Final = Paging.model_validate(
 def load(path: Path) -> Paging:
     """The file at ``path``. Raises ConfigurationError."""
     try:
-        return Paging.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        found = Paging.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
@@ -134,6 +137,15 @@ def load(path: Path) -> Paging:
             for problem in error.errors()
         )
         raise ConfigurationError(told) from None
+    _require_somebody(path, found)
+    return found
+
+
+def _require_somebody(path: Path, found: Paging) -> None:
+    audiences = {"default": found.default, **{f"teams.{name}": each for name, each in found.teams.items()}}
+    for name, audience in audiences.items():
+        if not audience.page:
+            raise ConfigurationError(f"{path}: {name}.page is empty: a critical alert would wake nobody up")
 
 
 def settings(paging: Paging) -> dict[str, Any]:

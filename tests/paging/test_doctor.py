@@ -89,8 +89,7 @@ def test_nothing_is_wrong_with_a_run_that_is_watched(tmp_path: Path, monkeypatch
 def deaf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prometheus without our rules and targets, and an Alertmanager without channels."""
     folder = tmp_path_factory.mktemp("deaf")
-    silent = paging.Paging.model_construct(default=paging.Audience.model_construct(page=(), ticket=()))
-    servers, receiver = start(folder, free_port(), silent)
+    servers, receiver = start(folder, free_port(), paging.NOBODY_IS_TOLD)
     (folder / "rlhf.rules.yaml").write_text("groups: []\n")
     servers.prometheus[0].process.send_signal(1)  # SIGHUP: read the configuration again
     server = Prometheus(servers.prometheus[0].url)
