@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from observing import fetch
@@ -92,7 +93,14 @@ def start(nursery: Nursery, scenario: str, folder: Path, port: int, run_id: str 
     place = folder / (run_id or scenario)
     place.mkdir(parents=True)
     return nursery.start(
-        scenario, place, RUN_ID=run_id or scenario, PORT=str(port), SCRAPERS="2", SECONDS="0.3"
+        scenario,
+        place,
+        RUN_ID=run_id or scenario,
+        PORT=str(port),
+        SCRAPERS="2",
+        SECONDS="0.3",
+        RLHF_OTEL_TEAM="alignment",
+        RLHF_OTEL_OWNER="ada",
     )
 
 
@@ -159,6 +167,34 @@ def test_the_resumed_run_was_seen_on_both_hosts(watch: Watch) -> None:
     for url in watch.prometheus:
         (series,) = ask(url, f"/api/v1/query?query={urllib.request.quote(query)}")["result"]
         assert series["value"][1] == "2"
+
+
+@pytest.mark.parametrize(
+    ("run_id", "state"), [("nan_reward", "still running"), ("exception", "failed"), ("kill", "gone")]
+)
+def test_a_page_says_for_whom_how_the_run_is_and_what_is_at_stake(
+    watch: Watch, run_id: str, state: str
+) -> None:
+    """Of a run that nothing is known of any more, too."""
+    page = next(
+        note
+        for note in watch.notifications
+        if note.receiver == "page" and note.firing and note.firing[0]["labels"]["run_id"] == run_id
+    )
+    alert = page.firing[0]
+    assert alert["labels"]["team"] == "alignment"
+    said = alert["annotations"]
+    assert said["owner"] == "ada"
+    assert said["state"].startswith(state)
+    assert float(said["gpu_hours_at_risk"]) >= 0
+    assert said["last_good_checkpoint"] == "none in this attempt"
+    assert said["action_taken"] == "none"
+    board = urlsplit(said["board_url"])
+    asked = {name: values[0] for name, values in parse_qs(board.query).items()}
+    assert asked["var-run"] == run_id
+    assert int(asked["from"]) / 1000 < page.time_s < int(asked["to"]) / 1000
+    if run_id == "nan_reward":
+        assert said["trace_id"] in said["trace_url"]
 
 
 @pytest.mark.parametrize("run_id", ["finish", "exception", "terminate"])
