@@ -63,8 +63,8 @@ class Drill:
         return f"{self.prometheus.url} has the series from {self.target}" if found else ""
 
     def _fired(self) -> str:
-        state = f'ALERTS{{alertname="{ALERT}",run_id="{self.marked.run_id}",alertstate="firing"}}'
-        return f"{ALERT} fires in Prometheus" if self.prometheus.query(state) else ""
+        firing = self.prometheus.firing(ALERT, self.marked.run_id)
+        return f"{ALERT} fires in Prometheus" if firing else ""
 
     def _routed(self) -> str:
         pager = self._pager()
