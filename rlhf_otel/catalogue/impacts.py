@@ -43,8 +43,8 @@ _BY_SENTENCE: Final[dict[str, tuple[str, ...]]] = {
     ),
     "Completions are worth less for training and for users, and longer ones cost time.": (
         "RepetitionHigh", "RepetitionRising", "EmptyCompletions", "MaskedShareHigh", "CompletionLengthExplosion",
-        "TruncationHigh", "CompletionLengthGrowth", "CompletionLengthCollapse", "TruncationJump", "TruncationRising", "EOSMissing",
-        "CompletionsWithoutEOS",
+        "TruncationHigh", "CompletionLengthGrowth", "CompletionLengthCollapse", "TruncationJump", "TruncationRising",
+        "EOSMissing", "CompletionsWithoutEOS",
     ),
     "The policy is trained on what another policy would have said: gradients are biased, and learning may "
     "become unstable.": (

@@ -1,4 +1,5 @@
-"""A drill through a real Prometheus and a real Alertmanager, and what it says where the way is broken."""
+"""A drill through a real Prometheus and a real Alertmanager, what it says where the way is broken, and the alert about a
+target that is registered and never scraped."""
 
 from __future__ import annotations
 
@@ -92,6 +93,19 @@ def test_all_the_way(watched: Watched) -> None:
     page = next(note for note in watched.receiver.notifications if note.receiver == "page")
     assert "this is a drill" in page.firing[0]["annotations"]["summary"]
     assert list(watched.targets.iterdir()) == []  # nothing is left behind
+
+
+def test_a_registered_target_that_nobody_can_scrape_is_a_ticket(watched: Watched) -> None:
+    """Held for 20 scrapes, which are 20 seconds here; a page would be false, since training may well go on."""
+    labels = {"run_id": "unseen", "rank": "0", "team": "alignment"}
+    entry = [{"targets": [f"localhost:{free_port()}"], "labels": labels}]
+    (watched.targets / "unseen-0.json").write_text(json.dumps(entry))
+    try:
+        wait_until(lambda: told(watched.receiver.notifications, "ticket", "unseen"), WITHIN_S)
+    finally:
+        (watched.targets / "unseen-0.json").unlink()
+    assert told(watched.receiver.notifications, "ticket", "unseen") == [["TargetsMissing"]]
+    assert told(watched.receiver.notifications, "page", "unseen") == []
 
 
 def test_a_receiver_that_refuses(watched: Watched) -> None:
