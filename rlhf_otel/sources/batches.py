@@ -19,6 +19,8 @@ METHOD: Final = "get_batch_samples"
 class TimedBatches:
     """An iterator over the same batches, each of which is timed as it is read."""
 
+    __slots__ = ("_batches", "_recorder")
+
     def __init__(self, batches: Iterator[Any], recorder: PhaseRecorder) -> None:
         self._batches = batches
         self._recorder = recorder
@@ -27,17 +29,15 @@ class TimedBatches:
         return self
 
     def __next__(self) -> Any:
-        opened = self._recorder.begin("data")
-        failed = True
+        recorder = self._recorder
+        opened = recorder.begin("data")
         try:
             batch = next(self._batches)
-            failed = False
-            return batch
-        except StopIteration:
-            failed = False
+        except BaseException as error:
+            recorder.end(opened, not isinstance(error, StopIteration))
             raise
-        finally:
-            self._recorder.end(opened, failed)
+        recorder.end(opened)
+        return batch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
