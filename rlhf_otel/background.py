@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,8 +19,19 @@ from rlhf_otel import faults
 MAX_QUEUED: Final = 10_000
 """Jobs that may wait: minutes of steps, about 20 MB of records."""
 POLL_S: Final = 0.05
+WAY_S: Final = 20e-6
+"""Pause in which another thread gets the interpreter; with what the kernel adds some 0.1 ms."""
 
 Job = tuple[Callable[..., object], tuple[Any, ...]]
+
+
+def give_way() -> None:
+    """Let the training thread have the interpreter, should it wait for it.
+
+    A thread that computes keeps it for 5 ms (``sys.getswitchinterval``), however short the other's work is. So the
+    background's work is done in pieces, and the training thread waits for one of them at most.
+    """
+    time.sleep(WAY_S)
 
 
 class Background:
@@ -33,6 +45,8 @@ class Background:
         self._wake = threading.Lock()  # held; released to wake the thread
         self._wake.acquire()
         self._stopping = False
+        self._hurried = False
+        """Somebody waits for the jobs to be done."""
         self.dropped = 0
 
     @property
@@ -59,14 +73,18 @@ class Background:
             return False
         done = threading.Event()
         self._jobs.append((done.set, ()))
+        self._hurried = True
         self._rouse()
-        return done.wait(timeout_s)
+        try:
+            return done.wait(timeout_s)
+        finally:
+            self._hurried = self._stopping
 
     def stop(self, timeout_s: float) -> bool:
         """Run what is queued, then end the thread; False when it did not end in time."""
         if self._thread is None:
             return True
-        self._stopping = True
+        self._stopping = self._hurried = True
         self._rouse()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -79,6 +97,8 @@ class Background:
         while True:
             last_round = self._stopping
             while self._jobs:
+                if not self._hurried:
+                    give_way()
                 function, arguments = self._jobs.popleft()
                 try:
                     function(*arguments)

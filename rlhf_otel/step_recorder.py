@@ -98,14 +98,8 @@ class StepRecorder:
             ),
         )
         self._step_start_ns = now
-        self._spent(now)
+        self._telemetry_ns += perf_counter_ns() - now
         return raw
-
-    def _spent(self, since_ns: int) -> None:
-        """Count what was done here since then as telemetry."""
-        spent = perf_counter_ns() - since_ns
-        self._telemetry_ns += spent
-        self._phases.add_seconds("telemetry", spent * 1e-9)
 
     def _generation(self) -> Generation | None:
         return last_generation(self._trainer, self._samples) if self._generated() else None

@@ -146,8 +146,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
     return text.encode("ascii") + b"\n"
 
 
-def _dump(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+_dump: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def _may_be_number(text: str) -> bool:

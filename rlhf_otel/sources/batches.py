@@ -45,11 +45,10 @@ class TimedBatches:
 
 def timed(recorder: PhaseRecorder, original: Function) -> Function:
     """``get_batch_samples``, whose first argument is the iterator that it reads."""
-    in_phase = wrapping.timed(recorder, "other", original, METHOD)
 
-    def get_batch_samples(*args: Any, **kwargs: Any) -> Any:
-        if args and hasattr(args[0], "__next__"):
-            args = (TimedBatches(args[0], recorder), *args[1:])
-        return in_phase(*args, **kwargs)
+    def get_batch_samples(batches: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(
+            TimedBatches(batches, recorder) if hasattr(batches, "__next__") else batches, *args, **kwargs
+        )
 
-    return get_batch_samples
+    return wrapping.timed(recorder, "other", get_batch_samples, METHOD)

@@ -87,30 +87,26 @@ class PhaseRecorder:
 
     def end(self, opened: OpenInterval, failed: bool = False) -> None:
         """End a phase. Phases inside it that are still open (left by an exception) end with it."""
-        now = perf_counter_ns()
         ended = self._ended
-        if not opened[4]:
-            ended.append((opened, now, failed))
-        elif self._innermost is opened or self._leave_inner(opened, now):
+        if self._innermost is opened:
             # In this order: whoever looks first at what is open and then at what has ended misses nothing.
-            ended.append((opened, now, failed))
+            ended.append((opened, perf_counter_ns(), failed))
             self._innermost = opened[3]
+        elif not opened[4]:
+            ended.append((opened, perf_counter_ns(), failed))
+        elif any(phase is opened for phase in _outwards(self._innermost)):
+            self._end_with_inner(opened, failed)
         if len(ended) > MAX_PHASES:
             self._account()
 
-    def _leave_inner(self, opened: OpenInterval, now: int) -> bool:
-        """End what is open inside a phase; False when that is not open itself."""
-        inner = []
-        phase = self._innermost
-        while phase is not None and phase is not opened:
-            inner.append(phase)
+    def _end_with_inner(self, opened: OpenInterval, failed: bool) -> None:
+        now, phase = perf_counter_ns(), self._innermost
+        while phase is not None:
+            self._ended.append((phase, now, failed if phase is opened else True))
+            self._innermost = phase[3]
+            if phase is opened:
+                return
             phase = phase[3]
-        if phase is None:
-            return False
-        for left in inner:
-            self._ended.append((left, now, True))
-            self._innermost = left[3]
-        return True
 
     def end_step(self) -> int:
         """A step ends; pass what this returns to :meth:`take_step`.
@@ -123,8 +119,9 @@ class PhaseRecorder:
         return number
 
     def add_seconds(self, phase: str, seconds: float) -> None:
-        """Count time that was measured elsewhere; on the training thread alone."""
-        self._accounts.seconds[phase] += seconds
+        """Count time that was measured elsewhere; from any thread."""
+        with self._accounting:
+            self._accounts.seconds[phase] += seconds
 
     # --- elsewhere
 

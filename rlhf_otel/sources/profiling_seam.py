@@ -76,7 +76,7 @@ def install() -> bool:
                 name = self.name
                 named = _named[name] if name in _named else _known(name)
                 if named is not None:
-                    self._rlhf_otel_opened = recorder, recorder.begin(*named)
+                    self._rlhf_otel_opened = recorder, recorder.begin(named[0], named[1])
             except Exception as error:  # noqa: BLE001 - faults logs it
                 faults.handle("phases", error, "beginning a phase")
         return enter(self)

@@ -54,8 +54,6 @@ class RewardFunctionCounts:
     def observe(self, name: str, rewards: Any) -> None:
         """As :meth:`count`, never raising. What lies on a device, or can be read only once, is left alone."""
         try:
-            if type(rewards) is list and _all_finite(rewards):
-                return
             on_cpu = getattr(getattr(rewards, "device", None), "type", "cpu") == "cpu"
             if on_cpu and hasattr(rewards, "tolist"):
                 rewards = rewards.tolist()
@@ -87,7 +85,8 @@ class RewardFunctionCounts:
             except Exception:
                 self._raised(name)
                 raise
-            observe(name, rewards)
+            if type(rewards) is not list or not _all_finite(rewards):
+                observe(name, rewards)
             return rewards
 
         return _Observed(functools.wraps(function)(observed))

@@ -34,9 +34,13 @@ class Samples:
         self._masks_truncated = masks_truncated
         self.rewards = rewards or RewardRange()
 
-    def signals(self, generation: Generation, logged: Mapping[str, float]) -> dict[str, float]:
-        """Signal name to value; ``logged`` are the signals that the trainer itself took of this generation."""
-        rewards = weighted_rewards(generation)
+    def signals(
+        self, generation: Generation, logged: Mapping[str, float], rewards: Sequence[float] | None = None
+    ) -> dict[str, float]:
+        """Signal name to value. ``logged`` are the signals that the trainer itself took of this generation,
+        ``rewards`` its weighted rewards where they are known already."""
+        if rewards is None:
+            rewards = weighted_rewards(generation)
         texts = [text_of(completion) for completion in generation.completions]
         found = self._dead_groups(rewards, generation.group_size)
         found.update(_wording(texts))
@@ -129,7 +133,11 @@ def histogram(rewards: Iterable[float]) -> Histogram | None:
     if not finite:
         return None
     low, high = min(finite), max(finite)
-    counts = [0] * BINS
-    for reward in finite:
-        counts[min(BINS - 1, int((reward - low) / (high - low) * BINS)) if high > low else 0] += 1
+    counts = [0] * (BINS + 1)
+    if (width := high - low) > 0:
+        for reward in finite:
+            counts[int((reward - low) / width * BINS)] += 1
+    else:
+        counts[0] = len(finite)
+    counts[BINS - 1] += counts.pop()  # the highest itself
     return Histogram(low, high, counts)
