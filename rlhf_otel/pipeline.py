@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlhf_otel import faults
-from rlhf_otel.background import Background, give_way
+from rlhf_otel.background import Background
 from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS, MAX_TRAINER_METRICS, STEP_DURATION_BUCKETS
 from rlhf_otel.catalogue.rules import Rule, Severity, compared
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
@@ -178,7 +178,6 @@ class Pipeline:
             dropped=self._dropped.copy(),
             telemetry_s=telemetry_s,
         )
-        give_way()
         self._deliver(record, statistics, anomalies)
         return anomalies
 

@@ -7,6 +7,7 @@ is 0 where half of the groups are dead, and RLOO takes it after the KL penalty.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from operator import mul
 from typing import Any, Final, NamedTuple
 
@@ -118,22 +119,18 @@ def lowest_correlation(by_function: Sequence[Sequence[float]]) -> float | None:
 
     None with a single function. A function that gives all the same correlates with none.
     """
-    found = [
-        correlation
-        for index, one in enumerate(by_function)
-        for other in by_function[index + 1 :]
-        if (correlation := _correlation(one, other)) is not None
-    ]
-    return min(found, default=None)
+    found = (correlation(one, other) for one, other in combinations(by_function, 2))
+    return min((one for one in found if one is not None), default=None)
 
 
-def _correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+def correlation(one: Sequence[float], other: Sequence[float], fewest: int = 3) -> float | None:
+    """Pearson's, over the pairs of finite numbers; None with less than ``fewest``, or where one is constant."""
     pairs = [(a, b) for a, b in zip(one, other, strict=False) if a - a == 0.0 and b - b == 0.0]
-    if len(pairs) < 3:
+    if len(pairs) < fewest:
         return None
     left, right = zip(*pairs, strict=True)
     first, second = sum(left) / len(pairs), sum(right) / len(pairs)
-    left, right = [a - first for a in left], [b - second for b in right]
-    covariance = sum(map(mul, left, right))
-    product = sum(map(mul, left, left)) * sum(map(mul, right, right))
+    lefts, rights = [a - first for a in left], [b - second for b in right]
+    covariance = sum(map(mul, lefts, rights))
+    product = sum(map(mul, lefts, lefts)) * sum(map(mul, rights, rights))
     return covariance / product**0.5 if product > 1e-18 else None

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
-from statistics import StatisticsError, correlation
 from typing import Any, Final
 
 from rlhf_otel.records import Histogram
-from rlhf_otel.sources.groups import Generation, is_dead, weighted_rewards
+from rlhf_otel.sources.groups import Generation, correlation, is_dead, weighted_rewards
 from rlhf_otel.sources.reward_range import RewardRange
 
 SAMPLED: Final = 8
@@ -109,13 +108,8 @@ def repetition(words: Sequence[str]) -> float | None:
 
 
 def _length_bias(rewards: Sequence[float], texts: Sequence[str]) -> dict[str, float]:
-    scored = [
-        (reward, float(len(text))) for reward, text in zip(rewards, texts, strict=False) if isfinite(reward)
-    ]
-    try:
-        return {"reward_length_correlation": correlation(*zip(*scored, strict=True))}
-    except (StatisticsError, TypeError):  # all alike, or fewer than two
-        return {}
+    found = correlation(rewards, list(map(len, texts)), fewest=2)
+    return {} if found is None else {"reward_length_correlation": found}
 
 
 def truncated_token_ratio(logged: Mapping[str, float]) -> float | None:
