@@ -40,8 +40,10 @@ from trl.extras.profiling import ProfilingContext
 from rlhf_otel.callback import calling_trainer
 
 OURS: Final = "rlhf_otel"
-TARGET_US: Final = 60.0
+TARGET_US: Final = 30.0
 """What ours may cost a warm step, median."""
+TARGET_FLOORS: Final = 3.0
+"""... and in floors."""
 BARE: Final = "no callback"
 FLOOR: Final = "floor: times and log"
 NO_OP: Final = "no-op callback"
@@ -57,7 +59,10 @@ SETTLE_S: Final = 0.7
 BETWEEN_BYTES: Final = 16 << 20
 WITHIN_BYTES: Final = 4 << 20
 """Memory that cold work sweeps, before a step and three times within: more than the second-level cache."""
-PACKAGES: Final = ("rlhf-otel", "trl", "transformers", "torch", "tensorboard", "wandb", "trackio", "rldoctor")
+PACKAGES: Final = (
+    "rlhf-otel", "trl", "transformers", "torch", "tensorboard", "wandb", "trackio", "mlflow-skinny", "rldoctor",
+    "rlprobe", "rlwatch",
+)  # fmt: skip
 
 
 # --- what is compared
@@ -217,6 +222,32 @@ def _rldoctor(directory: Path) -> list[TrainerCallback]:
     return [RLDoctorCallback()]
 
 
+def _mlflow(directory: Path) -> list[TrainerCallback]:
+    from transformers.integrations import MLflowCallback  # type: ignore[attr-defined]
+
+    os.environ["MLFLOW_TRACKING_URI"] = directory.as_uri()
+    return [MLflowCallback()]  # type: ignore[no-untyped-call]
+
+
+def _clean_up_mlflow() -> None:
+    import mlflow  # type: ignore[import-not-found]
+
+    mlflow.end_run()
+
+
+def _rlprobe(directory: Path) -> list[TrainerCallback]:
+    from rlprobe.integrations.trl import RlprobeCallback  # type: ignore[import-not-found]
+
+    return [RlprobeCallback(directory / "rlprobe")]
+
+
+def _rlwatch(directory: Path) -> list[TrainerCallback]:
+    import rlwatch  # type: ignore[import-not-found]
+    from rlwatch.core import _build_trl_callback  # type: ignore[import-not-found]
+
+    return [_build_trl_callback(rlwatch.attach(framework="manual"))()]
+
+
 def peers() -> list[Peer]:
     """In the order in which they run."""
     return [
@@ -227,7 +258,10 @@ def peers() -> list[Peer]:
         Peer("Trackio", _trackio),
         Peer("W&B offline", _wandb, _clean_up_wandb),
         Peer("TensorBoard", _tensorboard),
+        Peer("MLflow", _mlflow, _clean_up_mlflow),
         Peer("rl-doctor", _rldoctor),
+        Peer("rlprobe", _rlprobe),
+        Peer("rlwatch", _rlwatch),
     ]
 
 
@@ -356,6 +390,7 @@ def measure(
                 continue
             directory = Path(tempfile.mkdtemp(dir=offline.DIRECTORY))
             try:
+                os.chdir(directory)
                 run = measure_run(peer, directory, steps, warm_up, cold)
             except Exception as error:  # a peer that cannot run here is reported as such
                 if peer.name in (BARE, OURS):
@@ -431,8 +466,17 @@ def main() -> int:
     print("\n" + NOTE.format(background=report["warm"][OURS]["background_thread_cpu_us"]))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    missed = report["warm"][OURS]["median_us"] > TARGET_US and not arguments.quick
-    print(f"\ntarget: at most {TARGET_US:g} µs warm: {'missed' if missed else 'met'}")
+    return _judge(report["warm"], arguments.quick)
+
+
+def _judge(warm: dict[str, Any], quick: bool) -> int:
+    """Only the ratio fails: it hardly depends on the machine, as microseconds do."""
+    ours, floors = warm[OURS]["median_us"], warm[OURS]["median_us"] / warm[FLOOR]["median_us"]
+    missed = floors > TARGET_FLOORS and not quick
+    said = "missed" if ours > TARGET_US else "met"
+    print(f"\ntarget: at most {TARGET_US:g} µs warm: {said} ({ours:.1f})")
+    said = "missed" if missed else "met"
+    print(f"target: at most {TARGET_FLOORS:g} times the floor: {said} ({floors:.1f})")
     return 1 if missed else 0
 
 

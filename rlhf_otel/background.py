@@ -20,18 +20,10 @@ MAX_QUEUED: Final = 10_000
 """Jobs that may wait: minutes of steps, about 20 MB of records."""
 POLL_S: Final = 0.05
 WAY_S: Final = 20e-6
-"""Pause in which another thread gets the interpreter; with what the kernel adds some 0.1 ms."""
+"""Pause between jobs, in which the training thread gets the interpreter should it wait for it: a thread that computes
+keeps it for 5 ms (``sys.getswitchinterval``), and would do several jobs meanwhile."""
 
 Job = tuple[Callable[..., object], tuple[Any, ...]]
-
-
-def give_way() -> None:
-    """Let the training thread have the interpreter, should it wait for it.
-
-    A thread that computes keeps it for 5 ms (``sys.getswitchinterval``), however short the other's work is. So the
-    background's work is done in pieces, and the training thread waits for one of them at most.
-    """
-    time.sleep(WAY_S)
 
 
 class Background:
@@ -97,8 +89,6 @@ class Background:
         while True:
             last_round = self._stopping
             while self._jobs:
-                if not self._hurried:
-                    give_way()
                 function, arguments = self._jobs.popleft()
                 try:
                     function(*arguments)
@@ -106,6 +96,8 @@ class Background:
                     faults.record(
                         "background", error, f"running {getattr(function, '__qualname__', function)}"
                     )
+                if self._jobs and not self._hurried:
+                    time.sleep(WAY_S)
             if last_round:
                 return
             self._wake.acquire(timeout=POLL_S)

@@ -8,7 +8,6 @@ from typing import Any
 
 from rlhf_otel import faults
 from rlhf_otel.assembly import Assembler, RawStep
-from rlhf_otel.background import give_way
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.checkpoints.process import CheckpointAnalysis
@@ -54,7 +53,6 @@ class StepObserver:
     def step(self, raw: RawStep) -> None:
         """A step has ended."""
         record, tokens = self._assembled(raw)
-        give_way()
         with faults.isolated("sources", "reading system signals"):
             record.values.update(self._system.signals())
         with faults.isolated("sources", "reading growth of memory"):
