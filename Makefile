@@ -90,6 +90,6 @@ $(OTHER_VENVS): .venv-%: .venv-%/.ready
 	@echo "venv: $$(head -n 1 $<)"
 	@test -x .venv-$*/bin/python || "$(PYTHON)" -m venv .venv-$*
 	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< torch
-	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< hatchling editables peft
+	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< hatchling editables peft pillow
 	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< --no-build-isolation -e '.[trl]'
 	@touch $@

@@ -12,6 +12,9 @@
     ├── GuardError              the guard cannot protect this training (a ConfigurationError too)
     ├── BundleError             a bundle of the guard cannot be read or replayed
     ├── DemoError               the demo cannot start what it needs
+    ├── ServerError             Prometheus or Alertmanager does not answer, or not as it should
+    ├── StackError              the local stack cannot be started or stopped
+    ├── DrillError              a drill cannot begin
     └── TrainingStopped         an action stops a trainer that reads no flag; it ends in ``train()``
 
 Only misconfiguration reaches a training script, while the callback is being constructed; and ``GuardError``,
@@ -73,3 +76,15 @@ class BundleError(RlhfOtelError):
 
 class DemoError(RlhfOtelError):
     """The demo cannot start or reach something that it needs."""
+
+
+class ServerError(RlhfOtelError):
+    """Prometheus or Alertmanager does not answer, or not as it should; the message names the address."""
+
+
+class DrillError(RlhfOtelError):
+    """A drill cannot begin: its port is taken, or it cannot register its target."""
+
+
+class StackError(RlhfOtelError):
+    """The local stack cannot be started or stopped; the message says what to do."""

@@ -34,6 +34,7 @@ FLOOR = {
     "pipeline": 3,
     "run": 3,
     "serving": 3,
+    "servers": 3,
     "sigterm": 3,
     "slow_steps": 3,
     "step_observer": 3,
@@ -42,10 +43,13 @@ FLOOR = {
     "callback": 4,
     "cli": 4,
     "demo": 4,
+    "doctor": 4,
+    "drill": 4,
     "generate": 4,
     "instrumentation": 4,
     "instrumentor": 4,
     "replay": 4,
+    "stack": 4,
 }
 """By the first name below the package."""
 

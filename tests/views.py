@@ -184,6 +184,7 @@ def complete_view() -> RunView:
         anomaly_traces={rule.name: "0af7651916cd43dd8448eb211c80319c" for rule in RULES},
         durations={kind: HistogramState((1,) * 11, 3.0) for kind in ("generate", "reuse")},
         last_checkpoint=(2, 1.7e9),
+        saved=((1, 1.6e9), (2, 1.7e9)),
         dropped={"key": 1},
     )
     view = grpo_view(functions=1)

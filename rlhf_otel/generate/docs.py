@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from rlhf_otel.bounds import ACTIONS_S, CHECKPOINTS_S, END_S, ENDED_WELL_S, LEAVING_S
@@ -36,7 +36,8 @@ def metrics_page() -> str:
         "## Log keys of TRL\n\nWith the prefix `eval_` a key becomes `rlhf_evaluation_signal`. "
         "Where a trainer has reward functions, `rewards/<function>/mean` and `/std` become "
         "`rlhf_reward_function_mean` and `_std`. `num_tokens` becomes `rlhf_tokens_total`; any other number "
-        "becomes `rlhf_trainer_metric{key}`.\n"
+        "becomes `rlhf_trainer_metric{key}`. A key marked (replay) is logged by versions before 0.29 alone: it has a "
+        "meaning in logs that are replayed.\n"
     )
     parts.append("### Trainers\n\n" + _trainers())
     parts.append("### All trainers\n\n" + _keys(COMMON))
@@ -77,12 +78,15 @@ def _family(family: Family) -> str:
     unmapped = f"\nOf these `rlhf_trainer_metric{{key}}`: {passed}.\n" if passed else ""
     derived = [SIGNAL_BY_NAME[name] for name in sorted(PPO_DERIVED)] if "ppo" in family.algorithms else []
     added = "".join(f"\nAlso `{signal.metric}` ({signal.unit}): {signal.help}\n" for signal in derived)
-    return f"### {family.name}\n\n`algorithm`: {where}.{functions}\n\n{_keys(family.keys)}{unmapped}{added}"
+    return f"### {family.name}\n\n`algorithm`: {where}.{functions}\n\n{_keys(family.keys, family.replayed)}{unmapped}{added}"
 
 
-def _keys(keys: Mapping[str, str]) -> str:
+def _keys(keys: Mapping[str, str], replayed: Collection[str] = ()) -> str:
     signals = ((key, SIGNAL_BY_NAME[name]) for key, name in keys.items())
-    rows = ((f"`{key}`", f"`{signal.metric}`", signal.unit, signal.help) for key, signal in signals)
+    rows = (
+        (f"`{key}`{' (replay)' * (key in replayed)}", f"`{signal.metric}`", signal.unit, signal.help)
+        for key, signal in signals
+    )
     return _table(("key", "metric", "unit", "meaning"), rows)
 
 

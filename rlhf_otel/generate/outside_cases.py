@@ -22,6 +22,8 @@ class Case(NamedTuple):
     evaluated_after: str = "10m"
     observed: str = ""
     trace_id: str = ""
+    facts: Mapping[str, Mapping[str, str]] = {}
+    """Run to what a page says of it, beyond a run of which nothing is known."""
 
 
 def _progress(run: str, instance: str, values: str, rank: str = "0") -> dict[str, str]:
@@ -75,7 +77,8 @@ def _ended(outcome: str, others: tuple[str, str]) -> list[Case]:
     series |= _end("again", "a", "_x4 61 stale _x200", outcome)
     series |= _progress("again", "a2", "_x10 150+15x200")
     labels = {"run_id": "bad", "outcome": outcome, "rank": "0"}
-    return [Case(f"{outcome}; ended otherwise; {outcome} and then resumed", series, (labels,))]
+    facts = {"bad": {"around": "300", "state": outcome}}
+    return [Case(f"{outcome}; ended otherwise; {outcome} and then resumed", series, (labels,), facts=facts)]
 
 
 def _faults(run: str, values: str) -> dict[str, str]:
@@ -148,6 +151,8 @@ RANKS: Final[dict[str, str]] = {
 }
 """Lives of runs of two ranks."""
 
+LAST_SEEN: Final = {run: {"around": "120"} for run in ("hang", "kill")}
+
 OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
     "NonFinite": [
         Case(
@@ -199,12 +204,20 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
         )
     ],
     "RunStalled": [
-        Case("lives", LIFE, ({"run_id": "hang", "rank": "0"}, {"run_id": "kill", "rank": "0"})),
+        Case(
+            "lives", LIFE, ({"run_id": "hang", "rank": "0"}, {"run_id": "kill", "rank": "0"}), facts=LAST_SEEN
+        ),
         Case("lives of two ranks", RANKS, ()),
     ],
     "RunGone": [
-        Case("lives", LIFE, ({"run_id": "kill"},), observed="gone: rank 0 "),
-        Case("lives of two ranks", RANKS, ({"run_id": "rank-killed"},), observed="gone: rank 1 "),
+        Case("lives", LIFE, ({"run_id": "kill"},), observed="gone: rank 0 ", facts=LAST_SEEN),
+        Case(
+            "lives of two ranks",
+            RANKS,
+            ({"run_id": "rank-killed"},),
+            observed="gone: rank 1 ",
+            facts={"rank-killed": {"around": "120", "state": "interrupted"}},
+        ),
     ],
     "Straggler": [
         Case(
@@ -274,6 +287,37 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
                 **_verdict("other-rank", "NonFinite", "0x80"),
             },
             ({"run_id": "bad"},),
+        )
+    ],
+    "TargetsMissing": [
+        Case(
+            "a target that does not answer; a rank that nobody registered; all there; one failed scrape",
+            {
+                'up{run_id="bad",rank="0",team="a",job="rlhf",instance="b0"}': "1x120",
+                'up{run_id="bad",rank="1",team="a",job="rlhf",instance="b1"}': "0x120",
+                **_series("rlhf_run_info", "few", "1x120", world_size="2"),
+                **_progress("few", "f0", "0+15x120"),
+                **_series("rlhf_run_info", "good", "1x120", world_size="2"),
+                'up{run_id="good",rank="0",job="rlhf",instance="g0"}': "1x120",
+                'up{run_id="good",rank="1",job="rlhf",instance="g1"}': "1x30 0 1x120",
+                **_progress("good", "g0", "0+15x120"),
+                **_progress("good", "g1", "0+15x30 stale 465+15x120", rank="1"),
+            },
+            ({"run_id": "bad", "team": "a"}, {"run_id": "few"}),
+            facts={
+                "bad": {"observed": "0 ranks are scraped", "team": "a"},
+                "few": {"observed": "1 ranks are scraped", "around": "600"},
+            },
+        )
+    ],
+    "Drill": [
+        Case(
+            "a drill; one that is over",
+            {
+                'rlhf_anomaly_active{run_id="bad",rule="Drill",severity="critical",instance="b"}': "1x80",
+                'rlhf_anomaly_active{run_id="good",rule="Drill",severity="critical",instance="g"}': "1x8 0x80",
+            },
+            ({"run_id": "bad", "severity": "critical"},),
         )
     ],
     "Watchdog": [Case("always", {}, ({},))],

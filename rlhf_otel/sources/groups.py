@@ -31,7 +31,10 @@ class Generation(NamedTuple):
 def last_generation(trainer: Any, samples: bool = True) -> Generation | None:
     """A copy of the trainer's buffers, the completions only for ``samples``; None where it keeps none, or has no groups."""
     logs = getattr(trainer, "_logs", None)
-    group_size = getattr(trainer, "num_generations", None) or 0
+    # GFPO keeps some completions of each group, and only these in its buffers.
+    group_size = (
+        getattr(trainer, "num_remains_in_group", None) or getattr(trainer, "num_generations", None) or 0
+    )
     if not isinstance(logs, dict) or not logs.get("rewards") or group_size < 2:
         return None
     by_function = [list(column) for column in logs["rewards"].values()]
