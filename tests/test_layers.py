@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "rlhf_otel"
 FLOOR = {
     "errors": 0,
     "faults": 0,
+    "json_text": 0,
     "catalogue": 0,
     "records": 1,
     "action_settings": 1,

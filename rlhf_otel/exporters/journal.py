@@ -30,7 +30,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any, Final, Protocol
 
-from rlhf_otel import faults
+from rlhf_otel import faults, json_text
 from rlhf_otel.errors import JournalError
 from rlhf_otel.records import Anomaly, PhaseInterval, RunEnd, RunIdentity, StepRecord
 
@@ -155,7 +155,7 @@ def _may_be_number(text: str) -> bool:
 
 def decode(line: bytes) -> Record:
     """A line as its record; ValueError where it is none."""
-    record = json.loads(line)
+    record = json_text.loads(line)
     if not isinstance(record, dict) or not isinstance(record.get("type"), str):
         raise ValueError("not an object with a type")
     if not _may_be_number(line.decode()):
