@@ -71,7 +71,7 @@ def forbid_end_of_sequence(model: Any) -> None:
     model.lm_head.register_forward_hook(lower)
 
 
-def sample_at_random(trainer: Any) -> None:
+def sample_at_random() -> None:
     """Rollouts are drawn at a temperature that scores know nothing of, as with a sampler of other settings."""
     from trl.experimental.ppo import ppo_trainer
 

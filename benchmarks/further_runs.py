@@ -119,6 +119,11 @@ def _skip_steps(count: int) -> Callable[[Any], None]:
     return strike
 
 
+def _sample_at_random(trainer: Any) -> None:
+    parts.sample_at_random()
+    _raise_learning_rate(0.02)(trainer)  # else the policy would soon be as random
+
+
 def _explode_a_layer(trainer: Any) -> None:
     with torch.no_grad():
         next(p for n, p in trainer.model.named_parameters() if "mlp.up_proj" in n).mul_(1e5)
@@ -161,7 +166,7 @@ CASES: Final[dict[str, Case]] = {
         ("KLNegative",),
         parts.ppo,
         {**_PPO, "kl_coef": 0.0, "learning_rate": 3e-3, "response_length": 24},
-        parts.sample_at_random,
+        _sample_at_random,
     ),
     "online-no-end": Case(("CompletionsWithoutEOS",), parts.online_dpo_without_end, {"max_steps": 60}),
     "dpo-learning-rate": Case(

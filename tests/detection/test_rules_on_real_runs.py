@@ -14,7 +14,6 @@ WITHOUT_EVIDENCE = {
     "GPUMemoryNearLimit": _GPU,
     "GPUMemoryLeak": _GPU,
     "HostMemoryGrowth": "needs minutes of growth on a host that is half full",
-    "KLNegative": "x",
     "RewardFunctionFailing": _ENDS,
     "WeightSyncFailing": _ENDS,
     "SamplerRetrying": _WORKER,
