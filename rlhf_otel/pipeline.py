@@ -74,6 +74,8 @@ class Pipeline:
         measurable = trl_keys.measurable(identity.algorithm)
         self._baselines, self._detector = _judges(identity.rank, measurable, settings.rule_set)
         self._background = Background()
+        self.submit: Callable[..., object] = self._background.submit
+        """Runs a call on the background thread, in order."""
         self._journal = JournalWriter(directory) if directory is not None and identity.rank == 0 else None
         self._directory = directory
         self._trace_file = ChromeTraceWriter(directory, identity) if directory is not None else None
@@ -125,10 +127,6 @@ class Pipeline:
         self._traces = _trace_exporter(self.identity)
         if self._directory is not None:
             self._trace_file = ChromeTraceWriter(self._directory, self.identity)
-
-    def submit(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Run a call on the background thread, in order."""
-        self._background.submit(function, *arguments)
 
     def note(self, record: dict[str, Any]) -> None:
         """Add a record to the journal, in its turn; any thread."""

@@ -37,6 +37,8 @@ FLOOR = {
     "servers": 3,
     "sigterm": 3,
     "slow_steps": 3,
+    "step_observer": 3,
+    "step_recorder": 3,
     "__init__": 4,
     "callback": 4,
     "cli": 4,

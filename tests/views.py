@@ -19,7 +19,6 @@ from rlhf_otel.sources.groups import Generation
 from rlhf_otel.sources.host import HostSample
 from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.samples import Samples
-from rlhf_otel.sources.scalars import Reading
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSample
 from rlhf_otel.sources.torch_memory import TorchMemorySample
@@ -105,7 +104,7 @@ def complete_step(
         step,
         epoch=step / 100,
         held=(list(logged), [[number] for number in logged.values()], [1] * len(logged)),
-        readings=[Reading("loss", value, 0), Reading("grad_norm", value, 0)],
+        readings=[("loss", value, 0), ("grad_norm", value, 0)],
         learning_rate=1e-5,
         generation=Generation([REWARDS] * len(functions), None, 2, functions, COMPLETIONS)
         if generates

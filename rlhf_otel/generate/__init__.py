@@ -11,7 +11,17 @@ from typing import Final
 
 from rlhf_otel.catalogue.rules import RULES, Rule
 from rlhf_otel.detection.promql import Timing
-from rlhf_otel.generate import alertmanager, docs, grafana, paging, prometheus, recording, rule_tests, rules
+from rlhf_otel.generate import (
+    alertmanager,
+    docs,
+    grafana,
+    paging,
+    prometheus,
+    recording,
+    rule_tests,
+    rules,
+    runbooks,
+)
 from rlhf_otel.generate.page import Links
 from rlhf_otel.generate.paging import Paging
 
@@ -43,7 +53,7 @@ def files(links: Links | None = None) -> dict[str, str]:
         "docs/metrics.md": docs.metrics_page(),
         "docs/rules.md": docs.rules_page(),
         "docs/settings.md": docs.settings_page(),
-        **{f"docs/runbooks/{name}.md": page for name, page in docs.runbooks().items()},
+        **{f"docs/runbooks/{name}.md": page for name, page in runbooks.runbooks().items()},
     }
 
 
@@ -66,7 +76,7 @@ def prometheus_files(
         "alertmanager.yml": alertmanager.config_file(timing, who, judged),
         "templates/rlhf.tmpl": alertmanager.template_file(),
         "rules.md": docs.rules_page(judged),
-        **{f"runbooks/{name}.md": page for name, page in docs.runbooks(judged).items()},
+        **{f"runbooks/{name}.md": page for name, page in runbooks.runbooks(judged).items()},
     }
 
 
