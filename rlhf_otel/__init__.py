@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from rlhf_otel.errors import (
+    BoardError,
     BundleError,
     CatalogueError,
     CheckpointError,
@@ -42,6 +43,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0.0.0"
 
 __all__ = [
+    "BoardError",
     "BundleError",
     "CatalogueError",
     "CheckpointError",

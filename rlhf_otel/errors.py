@@ -9,6 +9,7 @@
     │   └── UnsafePickle        a file of it wants to run code, and was not loaded
     ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
     ├── TraceError              a path holds no steps that could be explained
+    ├── BoardError              a board cannot be drawn
     ├── GuardError              the guard cannot protect this training (a ConfigurationError too)
     ├── BundleError             a bundle of the guard cannot be read or replayed
     ├── DemoError               the demo cannot start what it needs
@@ -60,6 +61,10 @@ class ReplayError(RlhfOtelError):
 
 class TraceError(RlhfOtelError):
     """A path holds no steps that could be explained."""
+
+
+class BoardError(RlhfOtelError):
+    """A board cannot be drawn: Prometheus does not answer, or refuses a query."""
 
 
 class TrainingStopped(RlhfOtelError):  # noqa: N818 - no error, but a way out

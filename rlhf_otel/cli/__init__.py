@@ -7,6 +7,7 @@ import sys
 import click
 
 from rlhf_otel.cli.backfill import backfill
+from rlhf_otel.cli.boards import boards
 from rlhf_otel.cli.checkpoint import checkpoint
 from rlhf_otel.cli.demo import demo
 from rlhf_otel.cli.doctor import doctor
@@ -27,6 +28,7 @@ def commands() -> None:
 
 
 commands.add_command(backfill)
+commands.add_command(boards)
 commands.add_command(checkpoint)
 commands.add_command(demo)
 commands.add_command(doctor)

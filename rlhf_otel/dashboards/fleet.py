@@ -96,7 +96,7 @@ NOW: Final = Section(
             width=4,
         ),
         stat(
-            "GPU-hours of runs in progress",
+            "GPU-hours now",
             "Time since the start of this attempt, summed over ranks: with one GPU a rank, GPU-hours.",
             "short",
             Query("sum(run:rlhf_rank_seconds:sum) / 3600"),

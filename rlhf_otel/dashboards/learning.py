@@ -49,6 +49,9 @@ OPTIMISATION: Final = Section(
     folded=True,
 )
 
+PPO_OPTIMISATION: Final = Section("Optimisation", (LEARNING_RATE, NONFINITE), folded=True)
+"""PPO logs neither a loss of the whole nor the norm of its gradient."""
+
 KL_TOKEN: Final = signals(
     "KL to the reference",
     ["kl_per_token", "kl_per_token_sampled"],

@@ -96,15 +96,25 @@ def _judges(signals_judged: Sequence[str]) -> str:
 
 
 def limits_of(signal: str) -> list[Query]:
-    """For each rule that compares a signal with its baseline, the value from which it can be in breach."""
+    """For each rule that compares a signal with its baseline, the value from which it can be in breach, once that
+    is near."""
     found = []
     for rule in _about(signal):
         expression = _limit(rule)
         if expression:
             op = rule.conditions[0].op if isinstance(rule.conditions[0], Comparison) else ""
             legend = f"{rule.name} {'above' if op == '>' else 'below'}"
-            found.append(Query(expression, legend, look=Look.LIMIT, color=SEVERITY_COLOR[rule.severity]))
+            near = _near(expression, op, SIGNAL_BY_NAME[signal].metric)
+            found.append(Query(near, legend, look=Look.LIMIT, color=SEVERITY_COLOR[rule.severity]))
     return found
+
+
+def _near(limit: str, op: str, value: str) -> str:
+    """A limit where the value comes within a factor of 4 of it: a far one would press the value flat."""
+    same_target = "on (job, instance, run_id)"
+    return (
+        f"({limit}) < {same_target} 4 * {value}" if op == ">" else f"({limit}) > {same_target} 0.25 * {value}"
+    )
 
 
 def _about(signal: str) -> list[Rule]:

@@ -7,7 +7,7 @@ from typing import Final
 from rlhf_otel.dashboards import families, learning
 from rlhf_otel.dashboards.families import RUN_BOARDS, RunBoard
 from rlhf_otel.dashboards.panels import BLUE, good_below, stat, threshold
-from rlhf_otel.dashboards.run_top import NOT_NOW, top
+from rlhf_otel.dashboards.run_top import NOT_NOW, STEP_TIME, top
 from rlhf_otel.dashboards.spec import Board, Panel, Query, Section, Threshold
 
 _BLUE: Final = (Threshold(None, BLUE),)
@@ -31,7 +31,7 @@ KL: Final = stat(
     "KL",
     "Divergence of the policy from the reference, and over its usual value: KLRunaway pages above 4 times that (and 1 nat).",
     "short",
-    Query("max(rlhf_kl_per_token_nats or rlhf_kl_per_token_sampled_nats)", "nats per token"),
+    Query("max(rlhf_kl_per_token_nats or rlhf_kl_per_token_sampled_nats)", "nats"),
     Query('max(rlhf_signal_baseline_ratio{signal=~"kl_per_token|kl_per_token_sampled"})', "of the usual"),
     empty=learning.NO_REFERENCE,
     thresholds=_BLUE,
@@ -51,7 +51,7 @@ SAMPLER_KL: Final = _now(
     "KL",
     "Divergence of the policy from the older one that sampled.",
     "short",
-    Query("max(rlhf_kl_to_sampler_per_token_nats)", "nats per token"),
+    Query("max(rlhf_kl_to_sampler_per_token_nats)", "nats"),
 )
 ACCURACY: Final = _now(
     "Accuracy",
@@ -81,9 +81,9 @@ _CONTENT: Final[dict[RunBoard, tuple[Section, ...]]] = {
         learning.COMPLETIONS,
     ),
     families.ASYNC: (top(REWARD, SAMPLER_KL), learning.PIPELINE, learning.ASYNC_POLICY, learning.COMPLETIONS),
-    families.PPO: (top(REWARD, SEQUENCE_KL), learning.PPO_POLICY, learning.VALUE),
+    families.PPO: (top(REWARD, SEQUENCE_KL, STEP_TIME), learning.PPO_POLICY, learning.VALUE),
     families.PREFERENCE: (top(ACCURACY, MARGIN), learning.OFFLINE, learning.KTO_ORPO),
-    families.ONLINE: (top(ACCURACY, SEQUENCE_KL), learning.PAIRED),
+    families.ONLINE: (top(ACCURACY, SEQUENCE_KL, STEP_TIME), learning.PAIRED),
     families.SUPERVISED: (top(LOSS), learning.SUPERVISED_LEARNING),
 }
 
@@ -92,7 +92,11 @@ RUNS: Final = tuple(
         board.uid,
         f"RLHF / {board.name}",
         "One run: is it well, since when not, and what it learns.",
-        (*_CONTENT[board], learning.OPTIMISATION, learning.TIME),
+        (
+            *_CONTENT[board],
+            learning.PPO_OPTIMISATION if board is families.PPO else learning.OPTIMISATION,
+            learning.TIME,
+        ),
         algorithms=board.algorithms,
     )
     for board in RUN_BOARDS

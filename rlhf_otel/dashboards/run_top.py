@@ -30,7 +30,7 @@ PROGRESS: Final = stat(
     "Time since the last finished step, of the rank that is farthest behind, and as a share of the time after which it counts "
     "as stalled. Below 100 % is good; RunStalled pages above.",
     "s",
-    Query("max(time() - rlhf_last_progress_timestamp_seconds)", "since the last step"),
+    Query("max(time() - rlhf_last_progress_timestamp_seconds)", "ago"),
     Query(
         "max((time() - rlhf_last_progress_timestamp_seconds) / rlhf_stall_threshold_seconds)",
         "of the limit",
@@ -59,6 +59,19 @@ SPEED: Final = stat(
     thresholds=(Threshold(None, BLUE),),
     decimals=0,
     column_thresholds={"of the usual": good_above(threshold("ThroughputRegression"), ORANGE)},
+)
+STEP_TIME: Final = stat(
+    "Step duration",
+    "Duration of the last step, and over its usual one: 100 % is good. This trainer reports no tokens.",
+    "s",
+    Query("max(rlhf_step_duration_last_seconds)", "last"),
+    Query(
+        'max(rlhf_step_duration_last_seconds) / max(rlhf_signal_baseline{signal="step_duration"})',
+        "of the usual",
+        unit="percentunit",
+    ),
+    empty=NOT_NOW,
+    thresholds=(Threshold(None, BLUE),),
 )
 GPU: Final = stat(
     "GPU memory",
@@ -121,11 +134,11 @@ HISTORY: Final = Panel(
 )
 
 
-def top(headline: Panel, distance: Panel | None = None) -> Section:
+def top(headline: Panel, distance: Panel | None = None, speed: Panel = SPEED) -> Section:
     """One row of numbers, and the anomalies below. ``headline`` is what the trainer is after; ``distance`` how far the
     policy has gone for it."""
     middle = (headline,) if distance is None else (headline, distance)
-    panels = (STATE, PROGRESS, ANOMALY_COUNT, *middle, SPEED, GPU, CHECKPOINT)
+    panels = (STATE, PROGRESS, ANOMALY_COUNT, *middle, speed, GPU, CHECKPOINT)
     spare = COLUMNS - 3 * len(panels)
     row = (replace(panel, width=3 + (spare if panel is headline else 0), height=5) for panel in panels)
     return Section("Now", (*row, ANOMALIES, HISTORY))

@@ -36,7 +36,7 @@ NOW: Final = Section(
             "Oldest scrape",
             "Time since the last sample of the rank that was scraped longest ago. Below two scrape intervals is good.",
             "s",
-            Query("max(time() - timestamp(last_over_time(rlhf_process_start_time_seconds[1h])))"),
+            Query("max(time() - timestamp(rlhf_process_start_time_seconds))"),
             empty=NOT_NOW,
             thresholds=_BLUE,
             width=4,
