@@ -63,10 +63,10 @@ def false_alarms(directory: Path, seed: int) -> dict[str, list[str]]:
     }
 
 
-def healthy(runs: int) -> int:
+def healthy(seeds: range) -> int:
     """Count false alarms; a false page is a failure."""
     found = []
-    for seed in range(runs):
+    for seed in seeds:
         directory = Path(tempfile.mkdtemp(prefix="paging-"))
         found.append(false_alarms(directory, seed))
         shutil.rmtree(directory, ignore_errors=True)
@@ -77,7 +77,7 @@ def healthy(runs: int) -> int:
     paged, ticketed = (sum(bool(each[kind]) for each in found) for kind in ("page", "ticket"))
     print(headline())
     print(
-        f"{runs} healthy runs of {STEPS} steps through two replicas: {paged} paged, {ticketed} with a ticket"
+        f"{len(seeds)} healthy runs of {STEPS} steps through two replicas: {paged} paged, {ticketed} with a ticket"
     )
     return 1 if paged else 0
 
@@ -89,12 +89,13 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
     parser.add_argument("--runs", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first healthy run (default: %(default)s)")
     parser.add_argument(
         "--healthy", type=int, metavar="N", help="count the false alarms of N healthy runs instead"
     )
     arguments = parser.parse_args()
     if arguments.healthy:
-        return healthy(arguments.healthy)
+        return healthy(range(arguments.seed, arguments.seed + arguments.healthy))
 
     measured = []
     for _ in range(arguments.runs):

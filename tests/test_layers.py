@@ -42,6 +42,7 @@ FLOOR = {
     "__init__": 4,
     "callback": 4,
     "cli": 4,
+    "dashboards": 4,
     "demo": 4,
     "doctor": 4,
     "drill": 4,

@@ -16,7 +16,7 @@ from typing import Final
 
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.errors import DemoError
-from rlhf_otel.generate import alertmanager, prometheus, rules
+from rlhf_otel.generate import alertmanager, prometheus, recording, rules
 from rlhf_otel.generate.paging import Paging, local
 
 PROGRAMS: Final = {"prometheus": ("prometheus",), "alertmanager": ("prometheus-alertmanager", "alertmanager")}
@@ -103,6 +103,9 @@ class Servers:
     def start(self) -> None:
         """Write the configuration and start everything."""
         (self.directory / "rlhf.rules.yaml").write_text(rules.rules_file(self.timing), encoding="utf-8")
+        (self.directory / "rlhf.recording.yaml").write_text(
+            recording.recording_file(self.timing), encoding="utf-8"
+        )
         pager = self._start_alertmanager()
         for number in range(self.replicas):
             self._start_prometheus("ab"[number], pager)
@@ -134,7 +137,7 @@ class Servers:
         config = self.directory / f"prometheus-{replica}.yml"
         content = prometheus.config_file(
             self.timing,
-            rule_files=[str(self.directory / "rlhf.rules.yaml")],
+            rule_files=[str(self.directory / f"rlhf.{kind}.yaml") for kind in ("rules", "recording")],
             targets=self.targets,
             alertmanagers=[pager],
             external_labels={"replica": replica},

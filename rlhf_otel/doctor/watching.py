@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from rlhf_otel.catalogue.rules import RULES, Severity
 from rlhf_otel.doctor.finding import Finding, ok, problem, skipped, warning
 from rlhf_otel.errors import ServerError
-from rlhf_otel.servers.alertmanager import Alertmanager
+from rlhf_otel.servers.alertmanager import Alertmanager, route_of
 from rlhf_otel.servers.prometheus import Prometheus
 
 SKEW_S: Final = 5.0
@@ -118,7 +118,7 @@ def _routing(pager: Alertmanager) -> Iterator[Finding]:
         ("pages", {"severity": Severity.CRITICAL.value, "run_id": "r"}),
         ("dead man's switch", {"alertname": "RLHFWatchdog", "severity": "info"}),
     ):
-        name = _receiver(configuration["route"], labels)
+        name = str(route_of(configuration["route"], labels)["receiver"])
         if any(key.endswith("_configs") for key in receivers.get(name, ())):
             yield ok(what, f"go to receiver {name}" if what == "pages" else f"goes to receiver {name}")
         else:
@@ -133,16 +133,3 @@ def _routing(pager: Alertmanager) -> Iterator[Finding]:
             "no rules of ours: a cause and its effects page apart",
             "use deploy/alertmanager.yml",
         )
-
-
-def _receiver(route: dict[str, Any], labels: dict[str, str]) -> str:
-    """The first receiver that an alert with ``labels`` reaches, where routes match by equality as ours do."""
-    for child in route.get("routes", ()):
-        if all(_matches(matcher, labels) for matcher in child.get("matchers", ())):
-            return _receiver({"receiver": route["receiver"], **child}, labels)
-    return str(route["receiver"])
-
-
-def _matches(matcher: str, labels: dict[str, str]) -> bool:
-    name, _, value = matcher.partition("=")
-    return labels.get(name.strip(), "") == value.strip().strip('"')

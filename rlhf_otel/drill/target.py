@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf_otel.catalogue.rules import RULE_BY_NAME
 from rlhf_otel.errors import DrillError
 
 
@@ -20,10 +21,18 @@ class Marked(NamedTuple):
     severity: str
     team: str
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of the alert that routes may read."""
+        return {"alertname": RULE_BY_NAME["Drill"].alert, **self._own}
+
+    @property
+    def _own(self) -> dict[str, str]:
+        return {"run_id": self.run_id, "rule": "Drill", "severity": self.severity, "team": self.team}
+
     def exposition(self) -> str:
         """In Prometheus' text format."""
-        labels = {"run_id": self.run_id, "rule": "Drill", "severity": self.severity, "team": self.team}
-        text = ",".join(f"{name}={json.dumps(value)}" for name, value in labels.items() if value)
+        text = ",".join(f"{name}={json.dumps(value)}" for name, value in self._own.items() if value)
         return f"# TYPE rlhf_anomaly_active gauge\nrlhf_anomaly_active{{{text}}} 1\n"
 
 

@@ -77,8 +77,7 @@ def _ended(outcome: str, others: tuple[str, str]) -> list[Case]:
     series |= _end("again", "a", "_x4 61 stale _x200", outcome)
     series |= _progress("again", "a2", "_x10 150+15x200")
     labels = {"run_id": "bad", "outcome": outcome, "rank": "0"}
-    facts = {"bad": {"around": "300", "state": outcome}}
-    return [Case(f"{outcome}; ended otherwise; {outcome} and then resumed", series, (labels,), facts=facts)]
+    return [Case(f"{outcome}; ended otherwise; {outcome} and then resumed", series, (labels,))]
 
 
 def _faults(run: str, values: str) -> dict[str, str]:
@@ -151,8 +150,6 @@ RANKS: Final[dict[str, str]] = {
 }
 """Lives of runs of two ranks."""
 
-LAST_SEEN: Final = {run: {"around": "120"} for run in ("hang", "kill")}
-
 OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
     "NonFinite": [
         Case(
@@ -204,20 +201,12 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
         )
     ],
     "RunStalled": [
-        Case(
-            "lives", LIFE, ({"run_id": "hang", "rank": "0"}, {"run_id": "kill", "rank": "0"}), facts=LAST_SEEN
-        ),
+        Case("lives", LIFE, ({"run_id": "hang", "rank": "0"}, {"run_id": "kill", "rank": "0"})),
         Case("lives of two ranks", RANKS, ()),
     ],
     "RunGone": [
-        Case("lives", LIFE, ({"run_id": "kill"},), observed="gone: rank 0 ", facts=LAST_SEEN),
-        Case(
-            "lives of two ranks",
-            RANKS,
-            ({"run_id": "rank-killed"},),
-            observed="gone: rank 1 ",
-            facts={"rank-killed": {"around": "120", "state": "interrupted"}},
-        ),
+        Case("lives", LIFE, ({"run_id": "kill"},), observed="gone: rank 0 "),
+        Case("lives of two ranks", RANKS, ({"run_id": "rank-killed"},), observed="gone: rank 1 "),
     ],
     "Straggler": [
         Case(
@@ -306,7 +295,7 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
             ({"run_id": "bad", "team": "a"}, {"run_id": "few"}),
             facts={
                 "bad": {"observed": "0 ranks are scraped", "team": "a"},
-                "few": {"observed": "1 ranks are scraped", "around": "600"},
+                "few": {"observed": "1 ranks are scraped"},
             },
         )
     ],

@@ -15,6 +15,7 @@ from rlhf_otel.detection.promql import ENGINE, STREAK, AlertForm, Timing, series
 from rlhf_otel.generate import page, rules
 from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
 from rlhf_otel.generate.page import Links
+from rlhf_otel.generate.promtool_values import last, now
 from rlhf_otel.generate.yaml_text import dump
 from rlhf_otel.settings import METRICS_PORT
 
@@ -65,7 +66,7 @@ def _cases(form: AlertForm) -> Sequence[Case]:
 
 
 def _test(form: AlertForm, case: Case, timing: Timing, links: Links) -> dict[str, Any]:
-    expected = [_expected(form, labels, case, links) for labels in case.firing]
+    expected = [_expected(form, labels, case, timing, links) for labels in case.firing]
     return {
         "name": f"{form.rule.name} ({form.engine}): {case.name}",
         "interval": f"{timing.scrape_s}s",
@@ -76,17 +77,52 @@ def _test(form: AlertForm, case: Case, timing: Timing, links: Links) -> dict[str
     }
 
 
-def _expected(form: AlertForm, own: Mapping[str, str], case: Case, links: Links) -> dict[str, Any]:
-    """Facts about the run that a case does not give are those of a run of which nothing is known."""
+def _expected(
+    form: AlertForm, own: Mapping[str, str], case: Case, timing: Timing, links: Links
+) -> dict[str, Any]:
+    """Facts about the run follow from the case's series, where the case does not give them."""
     run = own.get("run_id", "")
     texts = page.texts(form.rule, links)
     texts["summary"] = texts["summary"].replace("{{ $labels.run_id }}", run)
-    found = {**UNKNOWN_RUN, "observed": case.observed, "trace_id": case.trace_id, **case.facts.get(run, {})}
-    found["board_url"] = f"{links.boards}/d/{page.RUN_BOARD}?var-run={run}{_period(found['around'])}"
+    seen = _seen(case, run, timing)
+    found = {
+        **UNKNOWN_RUN,
+        **seen,
+        "observed": case.observed,
+        "trace_id": case.trace_id,
+        **case.facts.get(run, {}),
+    }
+    around = found["around"] if form.rule.rule_class is RuleClass.OUTSIDE or case.facts else ""
+    found["board_url"] = f"{links.boards}/d/{page.RUN_BOARD}?var-run={run}{_period(around)}"
     found["trace_url"] = links.traces.replace(page.TRACE_ID, case.trace_id) if case.trace_id else ""
     texts |= {name: found[name] for name in texts.keys() & found.keys()}
     labels = {**page.labels(form), **own, "team": found["team"]}
     return {"exp_labels": {name: value for name, value in labels.items() if value}, "exp_annotations": texts}
+
+
+def _seen(case: Case, run: str, timing: Timing) -> dict[str, str]:
+    """When the run was last seen, and how it is."""
+    scrapes = _seconds(case.evaluated_after) // timing.scrape_s
+    mine = [(name, values) for name, values in case.series.items() if f'run_id="{run}"' in name]
+
+    def latest(metric: str) -> list[tuple[float, str]]:
+        read = ((last(values, scrapes), name) for name, values in mine if name.startswith(f"{metric}{{"))
+        return sorted((value, name) for value, name in read if value is not None)
+
+    found = {}
+    progress, ends = latest("rlhf_last_progress_timestamp_seconds"), latest("rlhf_run_end_timestamp_seconds")
+    if progress:
+        found["around"] = f"{progress[-1][0]:.0f}"
+    step = next((now(values, scrapes) for name, values in mine if name.startswith("rlhf_step{")), None)
+    if ends and progress and ends[-1][0] >= progress[-1][0]:
+        found["state"] = ends[-1][1].partition('outcome="')[2].partition('"')[0]
+    elif step is not None:
+        found["state"] = f"still running, at step {step:.0f}"
+    return found
+
+
+def _seconds(duration: str) -> int:
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
 
 
 def _period(around_s: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,16 +59,47 @@ class Alertmanager:
                 return [key.removesuffix("_configs") for key in each if key.endswith("_configs")]
         return []
 
-    def delivery(self, integrations: list[str]) -> Delivery:
-        """How many requests these integrations made so far."""
+    def group_wait_s(self, labels: dict[str, str]) -> float:
+        """How long an alert with ``labels`` waits for others of its group, in seconds."""
+        return seconds(str(route_of(self.configuration()["route"], labels).get("group_wait", "30s")))
+
+    def delivery(self, integrations: list[str], receivers: list[str]) -> Delivery:
+        """How many requests these integrations made so far: those of ``receivers`` alone where Alertmanager tells them
+        apart (``--enable-feature=receiver-name-in-metrics``), else of all."""
         text = get(self.url, "/metrics")
         total, refused = (
-            sum(_value(text, f"alertmanager_notification_requests_{what}", kind) for kind in integrations)
+            sum(_values(text, f"alertmanager_notification_requests_{what}", integrations, receivers))
             for what in ("total", "failed_total")
         )
         return Delivery(total - refused, refused)
 
 
-def _value(text: str, metric: str, integration: str) -> float:
-    found = re.findall(rf'^{metric}{{[^}}]*integration="{integration}"[^}}]*}} (\S+)$', text, re.MULTILINE)
-    return sum(map(float, found))
+def route_of(route: dict[str, Any], labels: dict[str, str]) -> dict[str, Any]:
+    """The first route that an alert with ``labels`` reaches, with what it inherits. Routes are to match by equality,
+    as those of :mod:`rlhf_otel.generate.alertmanager` do."""
+    for child in route.get("routes", ()):
+        if all(_matches(matcher, labels) for matcher in child.get("matchers", ())):
+            return route_of({**route, "routes": (), **child}, labels)
+    return route
+
+
+def seconds(duration: str) -> float:
+    """Of a duration such as ``1m30s``."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+)(ms|[smhd])", duration))
+
+
+def _matches(matcher: str, labels: dict[str, str]) -> bool:
+    name, _, value = matcher.partition("=")
+    return labels.get(name.strip(), "") == value.strip().strip('"')
+
+
+def _values(text: str, metric: str, integrations: list[str], receivers: list[str]) -> Iterator[float]:
+    for line in text.splitlines():
+        if line.startswith(f"{metric}{{"):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            if (
+                labels.get("integration") in integrations
+                and labels.get("receiver_name", receivers[0]) in receivers
+            ):
+                yield float(line.rpartition(" ")[2])

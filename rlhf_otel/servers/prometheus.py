@@ -52,6 +52,16 @@ class Prometheus:
                 found[rule["name"]] = found.get(rule["name"]) or rule.get("lastError", "")
         return found
 
+    def firing(self, alert: str, run_id: str) -> bool:
+        """Whether the alert fires for the run; asked of the rules themselves, since a Prometheus that has just started
+        records ``ALERTS`` an evaluation later."""
+        found = self._data("/api/v1/alerts")["alerts"]
+        return any(
+            each["state"] == "firing"
+            and (each["labels"]["alertname"], each["labels"].get("run_id")) == (alert, run_id)
+            for each in found
+        )
+
     def alertmanagers(self) -> list[str]:
         """Addresses of the Alertmanagers that it sends alerts to."""
         found = self._data("/api/v1/alertmanagers")["activeAlertmanagers"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from rlhf_otel import generate
 from rlhf_otel.demo.servers import HOW_TO_GET_THEM, PROGRAMS, Server, program
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.errors import RlhfOtelError, StackError
-from rlhf_otel.generate import alertmanager, prometheus, rules
+from rlhf_otel.generate import alertmanager, prometheus, rules, runbooks
 from rlhf_otel.generate.page import Links
 from rlhf_otel.generate.paging import NOBODY_IS_TOLD, Paging
 from rlhf_otel.stack.state import Started, State
@@ -27,7 +28,6 @@ class Options:
     targets: Sequence[str]
     file_sd: Path | None = None
     who: Paging = NOBODY_IS_TOLD
-    links: Links = field(default_factory=Links)
     prometheus_port: int = 9090
     alertmanager_port: int = 9093
 
@@ -70,9 +70,10 @@ def _require_free(port: int) -> None:
 
 def _write(options: Options) -> None:
     timing, directory = Timing(), options.directory
-    (directory / "templates").mkdir(parents=True, exist_ok=True)
+    links = Links((directory / "runbooks").as_uri(), boards="", traces="")  # there is no Grafana
     content = {
-        "rlhf.rules.yaml": rules.rules_file(timing, options.links),
+        "rlhf.rules.yaml": rules.rules_file(timing, links),
+        **{f"runbooks/{name}.md": page for name, page in runbooks.runbooks().items()},
         "alertmanager.yml": alertmanager.config_file(timing, options.who),
         "templates/rlhf.tmpl": alertmanager.template_file(),
         "prometheus.yml": prometheus.config_file(
@@ -83,8 +84,7 @@ def _write(options: Options) -> None:
             file_sd=[f"{options.file_sd}/*.json"] if options.file_sd is not None else (),
         ),
     }
-    for name, text in content.items():
-        (directory / name).write_text(text, encoding="utf-8")
+    generate.write(directory, content)
 
 
 def _alertmanager_options(options: Options) -> list[str]:

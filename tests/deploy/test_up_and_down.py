@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -72,6 +73,9 @@ def test_up_shows_a_run_and_down_leaves_nothing(folder: Path) -> None:
     assert running["global"] == shipped["global"]
     pager = yaml.safe_load(get_json(f"http://localhost:{pager_port}", "/api/v2/status")["config"]["original"])
     assert pager["inhibit_rules"]
+    for rule in yaml.safe_load((folder / "rlhf.rules.yaml").read_text())["groups"][0]["rules"]:
+        assert Path(urlsplit(rule["annotations"]["runbook_url"]).path).is_file()  # a link that opens
+        assert "board_url" not in rule["annotations"]  # without Grafana there would be none
     assert (folder / "templates/rlhf.tmpl").read_text() == (DEPLOY / "templates/rlhf.tmpl").read_text()
 
     again = command("up", "--with", "programs", "--dir", folder)

@@ -14,11 +14,13 @@ import yaml
 from click.testing import CliRunner
 
 from rlhf_otel import generate
-from rlhf_otel.catalogue.rules import MAX_CRITICAL_RULES, RULES, Severity
+from rlhf_otel.catalogue.impacts import IMPACT
+from rlhf_otel.catalogue.metrics import METRIC_BY_NAME
+from rlhf_otel.catalogue.rules import MAX_CRITICAL_RULES, RULES, Rule, Severity
 from rlhf_otel.cli import commands
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.errors import ConfigurationError
-from rlhf_otel.generate import alertmanager, prometheus, rules
+from rlhf_otel.generate import alertmanager, prometheus, rules, runbooks
 
 ROOT = Path(__file__).parent.parent.parent
 RULES_FILE = ROOT / "alerts/rlhf.rules.yaml"
@@ -180,6 +182,40 @@ def test_every_rule_has_an_alert_a_runbook_and_a_test_from_both_sides() -> None:
             a["exp_labels"]["run_id"] for case in cases for a in case["alert_rule_test"][0]["exp_alerts"]
         }
         assert runs - firing, f"{rule.name} has no silent run"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_runbook_says_all_that_is_needed_at_night(rule: Rule) -> None:
+    text = (ROOT / f"docs/runbooks/{rule.name}.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (\w+)\n\n(.+?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert list(sections) == ["Meaning", "Impact", "Diagnosis", "Mitigation", "Expression"]
+    assert sections["Impact"].strip()
+    assert "```promql" in sections["Diagnosis"] or rule.name in ("Watchdog", "Drill")
+    assert rule.remedy in sections["Mitigation"]
+
+
+@needs_promtool
+@pytest.mark.servers
+def test_the_queries_of_the_runbooks_are_promql(tmp_path: Path) -> None:
+    queries = [
+        line
+        for rule in RULES
+        for block in re.findall(r"```promql\n(.+?)\n```", runbooks.runbooks((rule,))[rule.name], re.DOTALL)[
+            :1
+        ]
+        for line in block.splitlines()
+        if rule.name not in ("Watchdog", "Drill")
+    ]
+    named = set(re.findall(r"rlhf_\w+", " ".join(queries)))
+    assert named <= METRIC_BY_NAME.keys()
+    rules_ = [{"record": f"q{number}", "expr": query} for number, query in enumerate(dict.fromkeys(queries))]
+    (tmp_path / "q.yaml").write_text(yaml.safe_dump({"groups": [{"name": "q", "rules": rules_}]}))
+    done = run("promtool", "check", "rules", "q.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_impact_is_of_a_rule_that_is_gone() -> None:
+    assert IMPACT.keys() <= {rule.name for rule in RULES}
 
 
 def test_few_rules_page() -> None:

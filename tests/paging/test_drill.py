@@ -1,4 +1,5 @@
-"""A drill through a real Prometheus and a real Alertmanager, and what it says where the way is broken."""
+"""A drill through a real Prometheus and a real Alertmanager, what it says where the way is broken, and the alert about a
+target that is registered and never scraped."""
 
 from __future__ import annotations
 
@@ -9,15 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from alerting import told
 from click.testing import CliRunner, Result
-from otlp_receiver import free_port
+from otlp_receiver import free_port, wait_until
 
 from rlhf_otel.cli import commands
 from rlhf_otel.demo.receiver import Receiver
 from rlhf_otel.demo.servers import PROGRAMS, Servers, program
+from rlhf_otel.detection.promql import Timing
 from rlhf_otel.errors import DrillError
-from rlhf_otel.generate import paging
+from rlhf_otel.generate import alertmanager, paging
+from rlhf_otel.servers.alertmanager import _values, route_of, seconds
 
 pytestmark = [
     pytest.mark.servers,
@@ -25,6 +29,9 @@ pytestmark = [
         not all(program(name) for name in PROGRAMS), reason="prometheus and alertmanager are not installed"
     ),
 ]
+
+
+WITHIN_S = 60.0
 
 
 class Watched(NamedTuple):
@@ -57,6 +64,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     servers = Servers(folder, [], url, replicas=1, file_sd=[f"{targets}/*.json"], who=who)
     try:
         servers.start()
+        # Its first beat, the next one comes in five minutes: before 0.26 Alertmanager counts all webhooks together.
+        wait_until(lambda: any(note.receiver == "watchdog" for note in receiver.notifications), WITHIN_S)
         yield Watched(servers, receiver, targets)
     finally:
         servers.stop()
@@ -84,6 +93,19 @@ def test_all_the_way(watched: Watched) -> None:
     page = next(note for note in watched.receiver.notifications if note.receiver == "page")
     assert "this is a drill" in page.firing[0]["annotations"]["summary"]
     assert list(watched.targets.iterdir()) == []  # nothing is left behind
+
+
+def test_a_registered_target_that_nobody_can_scrape_is_a_ticket(watched: Watched) -> None:
+    """Held for 20 scrapes, which are 20 seconds here; a page would be false, since training may well go on."""
+    labels = {"run_id": "unseen", "rank": "0", "team": "alignment"}
+    entry = [{"targets": [f"localhost:{free_port()}"], "labels": labels}]
+    (watched.targets / "unseen-0.json").write_text(json.dumps(entry))
+    try:
+        wait_until(lambda: told(watched.receiver.notifications, "ticket", "unseen"), WITHIN_S)
+    finally:
+        (watched.targets / "unseen-0.json").unlink()
+    assert told(watched.receiver.notifications, "ticket", "unseen") == [["TargetsMissing"]]
+    assert told(watched.receiver.notifications, "page", "unseen") == []
 
 
 def test_a_receiver_that_refuses(watched: Watched) -> None:
@@ -115,3 +137,25 @@ def test_a_port_that_is_taken() -> None:
         done = drill("--port", str(taken.getsockname()[1]))
     assert isinstance(done.exception, DrillError)
     assert "--file-sd" in str(done.exception)
+
+
+def test_requests_are_counted_by_receiver_where_alertmanager_tells_them_apart() -> None:
+    text = """
+alertmanager_notification_requests_total{integration="webhook",receiver_name="page"} 2
+alertmanager_notification_requests_total{integration="webhook",receiver_name="watchdog"} 7
+alertmanager_notification_requests_total{integration="slack",receiver_name="page"} 4
+"""
+    assert list(_values(text, "alertmanager_notification_requests_total", ["webhook"], ["page"])) == [2.0]
+    plain = text.replace(',receiver_name="page"', "").replace(',receiver_name="watchdog"', "")
+    assert list(_values(plain, "alertmanager_notification_requests_total", ["webhook"], ["page"])) == [
+        2.0,
+        7.0,
+    ]
+
+
+def test_a_route_inherits_its_wait() -> None:
+    route = yaml.safe_load(alertmanager.config_file(Timing(), paging.EXAMPLE))["route"]
+    found = route_of(route, {"severity": "critical", "team": "alignment"})
+    assert found["receiver"] == "alignment-page"
+    assert seconds(found["group_wait"]) == 45.0
+    assert seconds("1m30s") == 90.0
