@@ -158,7 +158,10 @@ CASES: Final[dict[str, Case]] = {
         _raise_learning_rate(30.0),
     ),
     "ppo-hot-sampling": Case(
-        ("KLNegative",), parts.ppo, {**_PPO, "kl_coef": 0.0, "learning_rate": 3e-3, "response_length": 24}, parts.sample_at_random
+        ("KLNegative",),
+        parts.ppo,
+        {**_PPO, "kl_coef": 0.0, "learning_rate": 3e-3, "response_length": 24},
+        parts.sample_at_random,
     ),
     "online-no-end": Case(("CompletionsWithoutEOS",), parts.online_dpo_without_end, {"max_steps": 60}),
     "dpo-learning-rate": Case(
