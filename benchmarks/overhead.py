@@ -225,7 +225,8 @@ def _rldoctor(directory: Path) -> list[TrainerCallback]:
 def _mlflow(directory: Path) -> list[TrainerCallback]:
     from transformers.integrations import MLflowCallback  # type: ignore[attr-defined]
 
-    os.environ["MLFLOW_TRACKING_URI"] = directory.as_uri()
+    os.environ["MLFLOW_TRACKING_URI"] = (directory / "mlruns").as_uri()
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # the light package has no other that needs no server
     return [MLflowCallback()]  # type: ignore[no-untyped-call]
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
+from time import sleep
 from typing import Any, Final
 
 from rlhf_otel import faults
@@ -97,7 +97,7 @@ class Background:
                         "background", error, f"running {getattr(function, '__qualname__', function)}"
                     )
                 if self._jobs and not self._hurried:
-                    time.sleep(WAY_S)
+                    sleep(WAY_S)
             if last_round:
                 return
             self._wake.acquire(timeout=POLL_S)
