@@ -54,8 +54,8 @@ check: $(VENV)/.dev ## Fail when a generated file is stale
 	@echo "check: generated files"
 	@$(BIN)/rlhf-otel generate --check
 
-bench: $(VENV)/.bench ## Measure the cost of the callback beside its peers
-	@$(BIN)/python benchmarks/overhead.py $(ARGS)
+bench: $(VENV)/.bench ## Measure what telemetry costs, beside its peers; ARGS="overhead --quick --json FILE"
+	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean: ## Remove .venv, caches and build results
 	rm -rf $(VENV) $(OTHER_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -90,6 +90,6 @@ $(OTHER_VENVS): .venv-%: .venv-%/.ready
 	@echo "venv: $$(head -n 1 $<)"
 	@test -x .venv-$*/bin/python || "$(PYTHON)" -m venv .venv-$*
 	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< torch
-	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< hatchling editables peft
+	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< hatchling editables peft pillow
 	@.venv-$*/bin/python -m pip --disable-pip-version-check install -qq -c $< --no-build-isolation -e '.[trl]'
 	@touch $@

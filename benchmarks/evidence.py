@@ -52,9 +52,13 @@ def chosen(cases: Iterable[Case]) -> list[Case]:
 
 
 def write(case: Case, folder: Path) -> None:
+    """The copy of a run in ``folder``."""
+    write_steps(case.records, folder / f"{name_of(case)}.jsonl.gz")
+
+
+def write_steps(records: Iterable[Any], path: Path) -> None:
     """A gzipped line for each step; byte for byte the same when made again."""
-    lines = "".join(json.dumps(_row(record), separators=(",", ":")) + "\n" for record in case.records)
-    path = folder / f"{name_of(case)}.jsonl.gz"
+    lines = "".join(json.dumps(_row(record), separators=(",", ":")) + "\n" for record in records)
     path.write_bytes(gzip.compress(lines.encode(), 9, mtime=0))
 
 

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, field
@@ -34,24 +35,34 @@ import torch
 from machine import headline, machine, versions
 from stub_trainer import KEYS, PHASES, Cost, StubTrainer
 from transformers import TrainerCallback
+from trl.extras.profiling import ProfilingContext
+
+from rlhf_otel.callback import calling_trainer
 
 OURS: Final = "rlhf_otel"
-TARGET_US: Final = 60.0
+TARGET_US: Final = 30.0
 """What ours may cost a warm step, median."""
+TARGET_FLOORS: Final = 3.0
+"""... and in floors."""
 BARE: Final = "no callback"
-FLOOR: Final = f"no-op, {2 * PHASES} clock reads"
+FLOOR: Final = "floor: times and log"
+NO_OP: Final = "no-op callback"
 BACKGROUND_THREAD: Final = "rlhf_otel-background"
 
-BURST: Final = 10
+BURST: Final = 20
 """Warm steps that follow one another at once, for less than the 5 ms after which Python switches threads."""
-PAUSE_S: Final = 0.01
-"""... and then a pause, in which background threads catch up: real steps are not 0.2 ms apart."""
+PAUSE_S: Final = 0.08
+"""... and then a pause, in which background threads catch up (ours looks for work every 50 ms): 8 ms a step, where
+real ones take 60 and more."""
 SETTLE_S: Final = 0.7
 """Time for background threads to finish what the steps gave them (Trackio's batches wait 0.5 s)."""
 BETWEEN_BYTES: Final = 16 << 20
 WITHIN_BYTES: Final = 4 << 20
 """Memory that cold work sweeps, before a step and three times within: more than the second-level cache."""
-PACKAGES: Final = ("rlhf-otel", "trl", "transformers", "torch", "tensorboard", "wandb", "trackio", "rldoctor")
+PACKAGES: Final = (
+    "rlhf-otel", "trl", "transformers", "torch", "tensorboard", "wandb", "trackio", "mlflow-skinny", "rldoctor",
+    "rlprobe", "rlwatch",
+)  # fmt: skip
 
 
 # --- what is compared
@@ -69,14 +80,101 @@ class Peer:
 
 
 class FloorCallback(TrainerCallback):
-    """The least that timing the phases of a step can cost."""
+    """The least that anything can do which sees the phases, the scalars and the log of a step, and judges nothing on
+    this thread: it reads the clock where they begin and end, keeps references, and hands them to a queue. No names,
+    no nesting, no failures, no other threads, no isolation of faults."""
 
     def __init__(self) -> None:
-        self.readings: list[int] = []
+        self._notes: list[Any] = []
+        self._queue: deque[tuple[Any, ...]] = deque(maxlen=100)
+        self._seam = ProfilingContext.__enter__, ProfilingContext.__exit__
+        self._trainer: Any = None
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Wrap what takes time, and what returns scalars or rewards."""
+        self._trainer = trainer = calling_trainer()
+        for owner, method in (
+            (trainer, "get_batch_samples"),
+            (trainer, "_get_per_token_logps_and_entropies"),
+            (trainer.accelerator, "backward"),
+        ):
+            setattr(owner, method, self._timed(getattr(owner, method)))
+        for method in ("training_step", "_get_grad_norm"):
+            setattr(trainer, method, self._kept(getattr(trainer, method)))
+        trainer.reward_funcs[:] = map(self._kept, trainer.reward_funcs)
+        self._patch_seam()
+
+    def _timed(self, original: Any) -> Any:
+        note = self._notes.append
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            note(perf_counter_ns())
+            try:
+                return original(*args, **kwargs)
+            finally:
+                note(perf_counter_ns())
+
+        return timed
+
+    def _kept(self, original: Any) -> Any:
+        note = self._notes.append
+
+        def kept(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            note(result)
+            return result
+
+        return kept
+
+    def _patch_seam(self) -> None:
+        note, (enter, leave) = self._notes.append, self._seam
+
+        def __enter__(context: Any) -> Any:
+            note(perf_counter_ns())
+            return enter(context)
+
+        def __exit__(context: Any, *raised: Any) -> Any:
+            note(perf_counter_ns())
+            return leave(context, *raised)
+
+        ProfilingContext.__enter__, ProfilingContext.__exit__ = __enter__, __exit__  # type: ignore[method-assign]
+
+    def restore(self) -> None:
+        """Leave TRL as it was."""
+        ProfilingContext.__enter__, ProfilingContext.__exit__ = self._seam  # type: ignore[method-assign]
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Read the clock."""
+        self._notes.append(perf_counter_ns())
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Read the clock."""
+        self._notes.append(perf_counter_ns())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Read the clock as often as the phases of a step begin and end."""
-        self.readings = [perf_counter_ns() for _ in range(2 * PHASES)]
+        """Hand on what there is, with the generation that the trainer's buffers will forget."""
+        lists, logs = self._trainer._metrics["train"], self._trainer._logs
+        rewards = [list(column) for column in logs["rewards"].values()]
+        self._queue.append(
+            (state.global_step, tuple(self._notes), dict(lists), rewards, list(logs["completion"]))
+        )
+        self._notes.clear()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Hand on a copy."""
+        self._queue.append((state.global_step, dict(logs)))
+
+
+_floors: list[FloorCallback] = []
+
+
+def _floor(directory: Path) -> list[TrainerCallback]:
+    _floors.append(FloorCallback())
+    return [_floors[-1]]
+
+
+def _clean_up_floor() -> None:
+    _floors.pop().restore()
 
 
 def _ours(directory: Path) -> list[TrainerCallback]:
@@ -124,16 +222,47 @@ def _rldoctor(directory: Path) -> list[TrainerCallback]:
     return [RLDoctorCallback()]
 
 
+def _mlflow(directory: Path) -> list[TrainerCallback]:
+    from transformers.integrations import MLflowCallback  # type: ignore[attr-defined]
+
+    os.environ["MLFLOW_TRACKING_URI"] = (directory / "mlruns").as_uri()
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # the light package has no other that needs no server
+    return [MLflowCallback()]  # type: ignore[no-untyped-call]
+
+
+def _clean_up_mlflow() -> None:
+    import mlflow  # type: ignore[import-not-found]
+
+    mlflow.end_run()
+
+
+def _rlprobe(directory: Path) -> list[TrainerCallback]:
+    from rlprobe.integrations.trl import RlprobeCallback  # type: ignore[import-not-found]
+
+    return [RlprobeCallback(directory / "rlprobe")]
+
+
+def _rlwatch(directory: Path) -> list[TrainerCallback]:
+    import rlwatch  # type: ignore[import-not-found]
+    from rlwatch.core import _build_trl_callback  # type: ignore[import-not-found]
+
+    return [_build_trl_callback(rlwatch.attach(framework="manual"))()]
+
+
 def peers() -> list[Peer]:
     """In the order in which they run."""
     return [
         Peer(BARE, lambda directory: []),
-        Peer(FLOOR, lambda directory: [FloorCallback()]),
+        Peer(NO_OP, lambda directory: [TrainerCallback()]),
+        Peer(FLOOR, _floor, _clean_up_floor),
         Peer(OURS, _ours, _clean_up_ours),
         Peer("Trackio", _trackio),
         Peer("W&B offline", _wandb, _clean_up_wandb),
         Peer("TensorBoard", _tensorboard),
+        Peer("MLflow", _mlflow, _clean_up_mlflow),
         Peer("rl-doctor", _rldoctor),
+        Peer("rlprobe", _rlprobe),
+        Peer("rlwatch", _rlwatch),
     ]
 
 
@@ -262,6 +391,7 @@ def measure(
                 continue
             directory = Path(tempfile.mkdtemp(dir=offline.DIRECTORY))
             try:
+                os.chdir(directory)
                 run = measure_run(peer, directory, steps, warm_up, cold)
             except Exception as error:  # a peer that cannot run here is reported as such
                 if peer.name in (BARE, OURS):
@@ -337,8 +467,17 @@ def main() -> int:
     print("\n" + NOTE.format(background=report["warm"][OURS]["background_thread_cpu_us"]))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    missed = report["warm"][OURS]["median_us"] > TARGET_US and not arguments.quick
-    print(f"\ntarget: at most {TARGET_US:g} µs warm: {'missed' if missed else 'met'}")
+    return _judge(report["warm"], arguments.quick)
+
+
+def _judge(warm: dict[str, Any], quick: bool) -> int:
+    """Only the ratio fails: it hardly depends on the machine, as microseconds do."""
+    ours, floors = warm[OURS]["median_us"], warm[OURS]["median_us"] / warm[FLOOR]["median_us"]
+    missed = floors > TARGET_FLOORS and not quick
+    said = "missed" if ours > TARGET_US else "met"
+    print(f"\ntarget: at most {TARGET_US:g} µs warm: {said} ({ours:.1f})")
+    said = "missed" if missed else "met"
+    print(f"target: at most {TARGET_FLOORS:g} times the floor: {said} ({floors:.1f})")
     return 1 if missed else 0
 
 

@@ -1,9 +1,12 @@
 """How long after a NaN the page arrives: real training, two Prometheus replicas, Alertmanager and a receiver.
 
-    python benchmarks/paging.py [--json FILE] [--runs N]
+    python benchmarks/paging.py [--json FILE] [--runs N] [--healthy N]
 
-Each run is the demo with the fault nan-reward. Times are from the return of the bad reward to the anomaly in
-process, to the first alert that fires in Prometheus, and to the page at the receiver. The bound beside them is
+With ``--healthy N`` so many runs without a fault, each with a seed of its own, go through the same two replicas,
+and every page and ticket counts as false.
+
+Each other run is the demo with the fault nan-reward. Times are from the return of the bad reward to the anomaly
+in process, to the first alert that fires in Prometheus, and to the page at the receiver. The bound beside them is
 one scrape, one evaluation and Alertmanager's group wait; what a page takes beyond it is delivery, and the rest of
 the step in which the reward was returned.
 """
@@ -48,6 +51,37 @@ def measure(directory: Path) -> dict[str, float]:
     }
 
 
+def false_alarms(directory: Path, seed: int) -> dict[str, list[str]]:
+    """The rules that a healthy run was paged and ticketed for."""
+    options = Options(directory, "none", STEPS, STEPS // 2, seed, False, None, frozenset())
+    evidence = run_demo(options, Console(file=io.StringIO(), width=120))
+    assert evidence.end is not None
+    assert any(note.receiver == "watchdog" for note in evidence.notifications), "nothing could have arrived"
+    return {
+        kind: sorted({alert["labels"]["rule"] for note in notes for alert in note.firing})
+        for kind, notes in (("page", evidence.pages), ("ticket", evidence.tickets))
+    }
+
+
+def healthy(seeds: range) -> int:
+    """Count false alarms; a false page is a failure."""
+    found = []
+    for seed in seeds:
+        directory = Path(tempfile.mkdtemp(prefix="paging-"))
+        found.append(false_alarms(directory, seed))
+        shutil.rmtree(directory, ignore_errors=True)
+        print(
+            f"seed {seed}: pages {found[-1]['page'] or 'none'}, tickets {found[-1]['ticket'] or 'none'}",
+            flush=True,
+        )
+    paged, ticketed = (sum(bool(each[kind]) for each in found) for kind in ("page", "ticket"))
+    print(headline())
+    print(
+        f"{len(seeds)} healthy runs of {STEPS} steps through two replicas: {paged} paged, {ticketed} with a ticket"
+    )
+    return 1 if paged else 0
+
+
 def main() -> int:
     """Measure, print, and fail when a page was later than the bound or the anomaly not at the very step."""
     parser = argparse.ArgumentParser(
@@ -55,7 +89,13 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
     parser.add_argument("--runs", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first healthy run (default: %(default)s)")
+    parser.add_argument(
+        "--healthy", type=int, metavar="N", help="count the false alarms of N healthy runs instead"
+    )
     arguments = parser.parse_args()
+    if arguments.healthy:
+        return healthy(range(arguments.seed, arguments.seed + arguments.healthy))
 
     measured = []
     for _ in range(arguments.runs):

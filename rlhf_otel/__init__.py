@@ -14,15 +14,19 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from rlhf_otel.errors import (
+    BoardError,
     BundleError,
     CatalogueError,
     CheckpointError,
     ConfigurationError,
     DemoError,
+    DrillError,
     GuardError,
     JournalError,
     ReplayError,
     RlhfOtelError,
+    ServerError,
+    StackError,
     TraceError,
     TrainingStopped,
     TruncatedCheckpoint,
@@ -39,15 +43,19 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0.0.0"
 
 __all__ = [
+    "BoardError",
     "BundleError",
     "CatalogueError",
     "CheckpointError",
     "ConfigurationError",
     "DemoError",
+    "DrillError",
     "GuardError",
     "JournalError",
     "ReplayError",
     "RlhfOtelError",
+    "ServerError",
+    "StackError",
     "TelemetryCallback",
     "TraceError",
     "TrainingStopped",

@@ -52,6 +52,7 @@ class RawStep(NamedTuple):
     """The step's number of the phase recorder."""
     skipped_steps: int
     telemetry_ns: int
+    """What was spent on telemetry at the ends of the steps before."""
     reward_errors: Mapping[str, int] = {}
     """Calls that raised, by reward function."""
 
@@ -80,6 +81,7 @@ class Assembler:
         self._logged: MappedLogs | None = None
         self._logged_step = 0
         self._skipped = 0
+        self._telemetry_ns = 0
 
     def log(self, logs: Mapping[Any, Any], step: int) -> dict[str, float]:
         """Take what the trainer has logged; returns the values of an evaluation.
@@ -96,6 +98,8 @@ class Assembler:
     def assemble(self, raw: RawStep) -> tuple[StepRecord, float]:
         """The step's record, and the tokens that it added. In the order of the steps. A part that raises loses
         its own values."""
+        self._recorder.add_seconds("telemetry", (raw.telemetry_ns - self._telemetry_ns) * 1e-9)
+        self._telemetry_ns = raw.telemetry_ns
         logged, self._logged = self._logged, None
         mapped = MappedLogs()
         with faults.isolated("sources", "mapping what the trainer logged"):
@@ -163,7 +167,7 @@ class Assembler:
         }
         record.values.update({name: value for name, value in found.items() if value is not None})
         if self._samples is not None:
-            record.values.update(self._samples.signals(generation, record.values))
+            record.values.update(self._samples.signals(generation, record.values, rewards))
             record.histograms = self._samples.histograms(generation)
 
     def _add_skipped(self, record: StepRecord, skipped: int) -> None:

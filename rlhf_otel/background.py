@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
+from time import sleep
 from typing import Any, Final
 
 from rlhf_otel import faults
@@ -18,6 +19,9 @@ from rlhf_otel import faults
 MAX_QUEUED: Final = 10_000
 """Jobs that may wait: minutes of steps, about 20 MB of records."""
 POLL_S: Final = 0.05
+WAY_S: Final = 20e-6
+"""Pause between jobs, in which the training thread gets the interpreter should it wait for it: a thread that computes
+keeps it for 5 ms (``sys.getswitchinterval``), and would do several jobs meanwhile."""
 
 Job = tuple[Callable[..., object], tuple[Any, ...]]
 
@@ -33,6 +37,8 @@ class Background:
         self._wake = threading.Lock()  # held; released to wake the thread
         self._wake.acquire()
         self._stopping = False
+        self._hurried = False
+        """Somebody waits for the jobs to be done."""
         self.dropped = 0
 
     @property
@@ -59,14 +65,18 @@ class Background:
             return False
         done = threading.Event()
         self._jobs.append((done.set, ()))
+        self._hurried = True
         self._rouse()
-        return done.wait(timeout_s)
+        try:
+            return done.wait(timeout_s)
+        finally:
+            self._hurried = self._stopping
 
     def stop(self, timeout_s: float) -> bool:
         """Run what is queued, then end the thread; False when it did not end in time."""
         if self._thread is None:
             return True
-        self._stopping = True
+        self._stopping = self._hurried = True
         self._rouse()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -86,6 +96,8 @@ class Background:
                     faults.record(
                         "background", error, f"running {getattr(function, '__qualname__', function)}"
                     )
+                if self._jobs and not self._hurried:
+                    sleep(WAY_S)
             if last_round:
                 return
             self._wake.acquire(timeout=POLL_S)

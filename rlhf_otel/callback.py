@@ -19,6 +19,7 @@ from transformers.integrations import integration_utils
 
 from rlhf_otel import faults, resumption
 from rlhf_otel import settings as settings_module
+from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.errors import GuardError, TrainingStopped
 from rlhf_otel.exporters.otlp_environment import otlp_destination, otlp_metrics_destination
@@ -130,30 +131,44 @@ class TelemetryCallback(TrainerCallback):
             self._sigterm.uninstall()
         self._sigterm = Sigterm.install(self._run)
 
-    @_safe
+    # These four come with every step: no decorator, which would take as long as what they do.
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The optimizer is about to step."""
-        if self._run is not None:
-            self._run.before_optimizer(kwargs.get("optimizer"))
+        try:
+            if self._run is not None:
+                self._run.steps.before_optimizer(kwargs.get("optimizer"))
+        except Exception as error:  # noqa: BLE001 - faults logs it
+            faults.handle("callback", error, "handling on_pre_optimizer_step")
 
-    @_safe
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The optimizer has stepped."""
-        if self._run is not None:
-            self._run.after_optimizer()
+        try:
+            if self._run is not None:
+                self._run.steps.after_optimizer()
+        except Exception as error:  # noqa: BLE001 - faults logs it
+            faults.handle("callback", error, "handling on_optimizer_step")
 
-    @_safe
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step has ended."""
-        if self._run is not None:
-            self._run.end_step(int(state.global_step), state.epoch)
-            self._act(int(state.global_step), control)
+        run = self._run
+        try:
+            if run is not None:
+                run.end_step(state.global_step, state.epoch)
+                if run.actions is not None:
+                    self._act(run.actions, state.global_step, control)
+        except TrainingStopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - faults logs it
+            faults.handle("callback", error, "handling on_step_end")
 
-    @_safe
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """The trainer has logged."""
-        if self._run is not None and isinstance(logs, dict):
-            self._run.logged(logs, int(state.global_step))
+        try:
+            if self._run is not None and isinstance(logs, dict):
+                self._run.logged(logs, state.global_step)
+        except Exception as error:  # noqa: BLE001 - faults logs it
+            faults.handle("callback", error, "handling on_log")
 
     @_safe
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -173,13 +188,10 @@ class TelemetryCallback(TrainerCallback):
 
     # --- parts
 
-    def _act(self, step: int, control: Any) -> None:
+    def _act(self, actions: RunActions, step: int, control: Any) -> None:
         """Let actions steer the trainer. Raises TrainingStopped out of one that reads no flag."""
-        assert self._run is not None
-        if self._run.actions is None:
-            return
         try:
-            self._run.actions.at_step_end(step, control)
+            actions.at_step_end(step, control)
         except TrainingStopped:
             self._end(Outcome.INTERRUPTED)  # here, since the loop may have been entered before we saw train()
             raise

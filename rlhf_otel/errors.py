@@ -9,9 +9,13 @@
     │   └── UnsafePickle        a file of it wants to run code, and was not loaded
     ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
     ├── TraceError              a path holds no steps that could be explained
+    ├── BoardError              a board cannot be drawn
     ├── GuardError              the guard cannot protect this training (a ConfigurationError too)
     ├── BundleError             a bundle of the guard cannot be read or replayed
     ├── DemoError               the demo cannot start what it needs
+    ├── ServerError             Prometheus or Alertmanager does not answer, or not as it should
+    ├── StackError              the local stack cannot be started or stopped
+    ├── DrillError              a drill cannot begin
     └── TrainingStopped         an action stops a trainer that reads no flag; it ends in ``train()``
 
 Only misconfiguration reaches a training script, while the callback is being constructed; and ``GuardError``,
@@ -59,6 +63,10 @@ class TraceError(RlhfOtelError):
     """A path holds no steps that could be explained."""
 
 
+class BoardError(RlhfOtelError):
+    """A board cannot be drawn: Prometheus does not answer, or refuses a query."""
+
+
 class TrainingStopped(RlhfOtelError):  # noqa: N818 - no error, but a way out
     """Leaves the loop of a trainer that ignores ``should_training_stop``; ``train()`` then returns."""
 
@@ -73,3 +81,15 @@ class BundleError(RlhfOtelError):
 
 class DemoError(RlhfOtelError):
     """The demo cannot start or reach something that it needs."""
+
+
+class ServerError(RlhfOtelError):
+    """Prometheus or Alertmanager does not answer, or not as it should; the message names the address."""
+
+
+class DrillError(RlhfOtelError):
+    """A drill cannot begin: its port is taken, or it cannot register its target."""
+
+
+class StackError(RlhfOtelError):
+    """The local stack cannot be started or stopped; the message says what to do."""

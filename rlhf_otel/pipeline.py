@@ -55,6 +55,8 @@ SLOW_ZSCORE: Final = 6.0
 """Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
 TRACE_ID_SECONDS: Final = 60.0
 """A rule's trace id, a label, changes at most this often."""
+CHECKPOINTS_KEPT_IN_MIND: Final = 20
+"""To find the last one before an anomaly, which may have begun several of them ago."""
 PEAK_DECAY: Final = 0.99
 """Per-step decay of the slowest usual step: one long compilation is forgotten after some hundred steps."""
 
@@ -72,6 +74,8 @@ class Pipeline:
         measurable = trl_keys.measurable(identity.algorithm)
         self._baselines, self._detector = _judges(identity.rank, measurable, settings.rule_set)
         self._background = Background()
+        self.submit: Callable[..., object] = self._background.submit
+        """Runs a call on the background thread, in order."""
         self._journal = JournalWriter(directory) if directory is not None and identity.rank == 0 else None
         self._directory = directory
         self._trace_file = ChromeTraceWriter(directory, identity) if directory is not None else None
@@ -123,10 +127,6 @@ class Pipeline:
         self._traces = _trace_exporter(self.identity)
         if self._directory is not None:
             self._trace_file = ChromeTraceWriter(self._directory, self.identity)
-
-    def submit(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Run a call on the background thread, in order."""
-        self._background.submit(function, *arguments)
 
     def note(self, record: dict[str, Any]) -> None:
         """Add a record to the journal, in its turn; any thread."""
@@ -283,9 +283,11 @@ class Pipeline:
     # --- on the background thread, like step(): only one thread may replace the snapshot
 
     def _checkpointed(self, record: dict[str, Any]) -> None:
-        snapshot = self.snapshot
+        snapshot, saved = self.snapshot, (record["step"], record["time"])
         self.snapshot = snapshot._replace(
-            checkpoints=snapshot.checkpoints + 1, last_checkpoint=(record["step"], record["time"])
+            checkpoints=snapshot.checkpoints + 1,
+            last_checkpoint=saved,
+            saved=(*snapshot.saved, saved)[-CHECKPOINTS_KEPT_IN_MIND:],
         )
         self._write(record)
 

@@ -176,6 +176,8 @@ class Snapshot(NamedTuple):
     checkpoints: int = 0
     last_checkpoint: tuple[int, float] | None = None
     """Step and Unix time."""
+    saved: tuple[tuple[int, float], ...] = ()
+    """Steps and Unix times of the latest checkpoints, the last one included."""
     stall_threshold_s: float = 0.0
     dropped: Mapping[str, int] = {}
     """Label to the number of series left out."""

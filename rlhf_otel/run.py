@@ -13,26 +13,24 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, TypeVar
+from typing import Any
 
 from rlhf_otel import faults, resumption, serving
 from rlhf_otel.actions.of_a_run import RunActions
-from rlhf_otel.assembly import Assembler, RawStep
-from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
-from rlhf_otel.catalogue.spans import Outcome, StepKind
+from rlhf_otel.assembly import Assembler
+from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.checkpoints.process import CheckpointAnalysis
 from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import Anomaly, RunIdentity, RunView, StepRecord
+from rlhf_otel.records import RunIdentity, RunView
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import expectations, ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
 from rlhf_otel.sources.checkpoint_room import CheckpointRoom, planned_interval
-from rlhf_otel.sources.groups import Generation, last_generation
-from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder, PhaseTotals
+from rlhf_otel.sources.phases import PhaseRecorder, PhaseTotals
 from rlhf_otel.sources.reward_range import RewardRange
 from rlhf_otel.sources.run_identity import identify
 from rlhf_otel.sources.samples import Samples
@@ -40,7 +38,8 @@ from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSampler
 from rlhf_otel.sources.trainer_seams import TrainerSeams
-from rlhf_otel.sources.wall_clock import WallClock
+from rlhf_otel.step_observer import StepObserver, sentence
+from rlhf_otel.step_recorder import StepRecorder
 
 logger = logging.getLogger("rlhf_otel")
 
@@ -48,8 +47,6 @@ ANALYSIS_S = 20.0
 """Bound for the analysis of the last checkpoint when a run has finished."""
 FLUSH_S = 5.0
 """Bound for handing on what is queued when a run ends: once for steps, once for spans."""
-
-_T = TypeVar("_T")
 
 
 class Run:
@@ -72,23 +69,22 @@ class Run:
         self.guard = self._guard()
         self.analysis = self._analysis()
         self._push: Any = None
-        self._wall_clock = WallClock()
-        self._step_start_ns = perf_counter_ns()
-        self._optimizer: OpenInterval | None = None
-        self._learning_rate: float | None = None
-        self._assembler: Assembler | None = None
-        self._keeps_lists = False
-        self._samples: Samples | None = None
+        self._samples = self._sample_signals()
+        self.steps = StepRecorder(
+            trainer,
+            self.recorder,
+            self.scalars,
+            self.metrics,
+            self.seams.reward_functions,
+            self._samples is not None,
+        )
+        self._observer: StepObserver | None = None
         self._last_step = 0
-        self._skipped = 0
-        self._telemetry_ns = 0
-        self._started_ns = self._step_start_ns
+        self._started_ns = perf_counter_ns()
         self._ended_ns = 0
         self._process = os.getpid()
         self._other_seconds_shown = 0.0
         self._checkpoints: CheckpointRoom | None = None
-        self._looked_for_keys = False
-        self._told_of_keys = False
 
     @property
     def _run_identity(self) -> RunIdentity:
@@ -112,20 +108,10 @@ class Run:
         self.recorder.adopt_thread()
         self._process = os.getpid()
         atexit.register(self.abandoned)
-        self._keeps_lists = self.metrics.available
         self._last_step = step
-        algorithm = self._run_identity.algorithm
-        self._samples = self._sample_signals()
-        self._assembler = Assembler(
-            self.recorder,
-            self.metrics,
-            tokens,
-            algorithm,
-            ppo_cells.of(self._trainer, algorithm),
-            self._samples,
-        )
         directory = Path(getattr(getattr(self._trainer, "args", None), "output_dir", None) or ".")
         self._checkpoints = CheckpointRoom(planned_interval(self._trainer, planned_steps), directory, step)
+        self._observer = self._observe_steps(tokens, self._checkpoints)
         self.seams.attach()
         if self.guard is not None:
             self.guard.attach()
@@ -141,35 +127,19 @@ class Run:
         self.pipeline.start(planned_steps, step, _config(self._trainer))
         if told or self.pipeline.identity.rank == 0:
             self._expose()
-        self._step_start_ns = perf_counter_ns()
-
-    def before_optimizer(self, optimizer: Any) -> None:
-        """The optimizer is about to step."""
-        if optimizer is not None:
-            self._learning_rate = float(optimizer.param_groups[0]["lr"])
-        self._optimizer = self.recorder.begin("optimizer")
-
-    def after_optimizer(self) -> None:
-        """The optimizer has stepped, or skipped."""
-        if self._optimizer is not None:
-            self.recorder.end(self._optimizer)
-            self._optimizer = None
-        accelerator = getattr(self._trainer, "accelerator", None)
-        if getattr(accelerator, "optimizer_step_was_skipped", False):
-            self._skipped += 1
+        self.steps.start()
 
     def end_step(self, step: int, epoch: float | None) -> None:
         """A step has ended: note what there is, compute nothing."""
-        entered = perf_counter_ns()
-        self.pipeline.submit(self._observe, self._raw_step(step, epoch, entered))
-        self._step_start_ns, self._last_step = entered, step
-        spent = perf_counter_ns() - entered
-        self._telemetry_ns += spent
-        self.recorder.add_seconds("telemetry", spent * 1e-9)
+        observer = self._observer
+        assert observer is not None
+        self._last_step = step
+        self.pipeline.submit(observer.step, self.steps.end_step(step, epoch))
 
     def logged(self, logs: Mapping[Any, Any], step: int) -> None:
         """The trainer has logged: evaluation values, or values of a step that are in no per-step list."""
-        self.pipeline.submit(self._log, dict(logs), step, time.time())
+        assert self._observer is not None
+        self.pipeline.submit(self._observer.log, dict(logs), step, time.time())
 
     def saved(self, step: int, path: str) -> None:
         """A checkpoint has been saved."""
@@ -196,7 +166,9 @@ class Run:
             )
         if outcome is Outcome.FAILED:
             with faults.isolated("callback", "recording the step that failed"):
-                self.pipeline.submit(self._observe_failed, self._failed_step())
+                assert self._observer is not None
+                failed = self.steps.end_step(self._last_step + 1, None)
+                self.pipeline.submit(self._observer.failed_step, failed)
         profiling_seam.activate(None)
         if self.guard is not None:
             self.guard.detach()
@@ -300,37 +272,22 @@ class Run:
             return None
         pipeline, directory = self.pipeline, _directory(self.settings, self._trainer)
         actions = RunActions(
-            self.settings, lambda: pipeline.identity, directory, pipeline.submit, pipeline.note, _sentence
+            self.settings, lambda: pipeline.identity, directory, pipeline.submit, pipeline.note, sentence
         )
         pipeline.answer = actions.answer
         return actions
 
-    # --- parts of a step
-
-    def _raw_step(self, step: int, epoch: float | None, now: int) -> RawStep:
-        keeps_lists = self._keeps_lists
-        return RawStep(
-            step,
-            epoch,
-            self._step_start_ns,
-            now,
-            time.time_ns(),
-            _read("the trainer's lists", self.metrics.take, []) if keeps_lists else None,
-            _read("scalars", self.scalars.take, []),
-            self._learning_rate,
-            _read("groups", self._generation, None) if keeps_lists else None,
-            self.seams.reward_functions.take_nonfinite(),
-            self.recorder.end_step(),
-            self._skipped,
-            self._telemetry_ns,
-            self.seams.reward_functions.take_errors(),
+    def _observe_steps(self, tokens: float, checkpoints: CheckpointRoom) -> StepObserver:
+        algorithm = self._run_identity.algorithm
+        assembler = Assembler(
+            self.recorder,
+            self.metrics,
+            tokens,
+            algorithm,
+            ppo_cells.of(self._trainer, algorithm),
+            self._samples,
         )
-
-    def _generation(self) -> Generation | None:
-        return last_generation(self._trainer, self._samples is not None) if self.metrics.generated() else None
-
-    def _failed_step(self) -> RawStep:
-        return self._raw_step(self._last_step + 1, None, perf_counter_ns())
+        return StepObserver(self.pipeline, assembler, self.system, checkpoints, self.analysis, self.guard)
 
     def _expose(self) -> None:
         port = self.settings.metrics_port
@@ -378,90 +335,6 @@ class Run:
         resumption.save(checkpoint, {**state, "baselines": self.pipeline.learnt()})
         if self.analysis is not None:
             self.analysis.submit(step, checkpoint)
-
-    def _log(self, logs: Mapping[Any, Any], step: int, time_s: float) -> None:
-        assert self._assembler is not None
-        evaluation = self._assembler.log(logs, step)
-        if evaluation:
-            self.pipeline.evaluation(evaluation, step, time_s)
-
-    def _observe(self, raw: RawStep) -> None:
-        record, tokens = self._assembled(raw)
-        record.values.update(_read("system signals", self.system.signals, {}))
-        record.values.update(_read("growth of memory", lambda: self.system.growth(record.step), {}))
-        if self._checkpoints is not None:
-            record.values.update(self._checkpoints.signals(record.step))
-        if self.analysis is not None:
-            record.values.update(self.analysis.signals())
-            self.analysis.add_findings(record)
-        self._guarded(record)
-        self._look_for_keys(record)
-        if jumped := self._wall_clock.jump_s(raw.time_ns, raw.end_ns):
-            logger.warning(
-                "the clock of this host jumped by %+.0f s at step %d: timestamps follow, durations do not",
-                jumped,
-                raw.step,
-            )
-        self._announce(self.pipeline.step(record, tokens, raw.telemetry_ns / 1e9, raw.skipped_steps))
-
-    def _look_for_keys(self, record: StepRecord) -> None:
-        """Tell once of what a first step lacks that it should have, and once of keys that nobody knows."""
-        algorithm, sentence = self._run_identity.algorithm, ""
-        if not self._looked_for_keys:
-            self._looked_for_keys = True
-            sentence = expectations.missing(record, algorithm)
-            self._told_of_keys = bool(sentence)
-        if not self._told_of_keys and not sentence and record.unmapped:
-            sentence = expectations.unfamiliar(record.unmapped, algorithm)
-            self._told_of_keys = bool(sentence)
-        if sentence:
-            logger.warning(sentence)
-
-    def _guarded(self, record: StepRecord) -> None:
-        if self.guard is not None:
-            with faults.isolated("actions", "noting what the guard did"):
-                self.guard.observe(record)
-
-    def _assembled(self, raw: RawStep) -> tuple[StepRecord, float]:
-        """The step's record; if that fails, one with its times alone: a fault of ours is no lack of progress."""
-        assembler = self._assembler
-        assert assembler is not None
-        bare = StepRecord(
-            raw.step, raw.epoch or 0.0, StepKind.GENERATE, raw.start_ns, raw.end_ns, raw.time_ns
-        )
-        return _read("a step's parts", lambda: assembler.assemble(raw), (bare, 0.0))
-
-    def _observe_failed(self, raw: RawStep) -> None:
-        record, _ = self._assembled(raw)
-        self._guarded(record)
-        self._announce(self.pipeline.failed_step(record))
-
-    @staticmethod
-    def _announce(anomalies: Iterable[Anomaly]) -> None:
-        for anomaly in anomalies:
-            logger.warning(_sentence(anomaly))
-
-
-def _read(what: str, source: Callable[[], _T], otherwise: Any) -> _T:
-    """What a source says; one that raises loses its own values and not the step."""
-    try:
-        return source()
-    except Exception as error:  # noqa: BLE001 - faults logs it
-        faults.handle("sources", error, f"reading {what}")
-        nothing: _T = otherwise
-        return nothing
-
-
-def _sentence(anomaly: Anomaly) -> str:
-    usual = "" if anomaly.baseline is None else f", usually {anomaly.baseline:.4g}"
-    unit = SIGNAL_BY_NAME[anomaly.signal].unit if anomaly.signal in SIGNAL_BY_NAME else ""
-    unit = "" if unit in ("1", "ratio") else f" {unit}"
-    detail = f"{anomaly.detail}. " if anomaly.detail else ""
-    return (
-        f"{anomaly.rule} ({anomaly.severity}) at step {anomaly.step}: {anomaly.signal} is "
-        f"{anomaly.value:.4g}{unit}{usual}; since step {anomaly.first_step}. {detail}{anomaly.cause} "
-        f"{anomaly.remedy}"
-    )
 
 
 def _files_directory(settings: Settings, trainer: Any) -> Path | None:

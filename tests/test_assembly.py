@@ -54,7 +54,7 @@ class Training:
 
 
 def readings(*found: tuple[str, Any, int]) -> list[Reading]:
-    return [Reading(*reading) for reading in found]
+    return list(found)
 
 
 # Values

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rlhf_otel import background as background_module
 from rlhf_otel import faults
 from rlhf_otel.background import Background
 
@@ -94,6 +95,25 @@ def test_submitting_never_waits() -> None:
     assert background.dropped == 900
     gate.go_on.set()
     assert background.stop(SOON_S)
+
+
+def test_the_interpreter_is_given_up_between_jobs(
+    background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the training thread waits for one job at most; but nobody is kept waiting for the end of all."""
+    pauses: list[int] = []
+    monkeypatch.setattr(background_module, "sleep", lambda seconds: pauses.append(background.queued))
+    ran = threading.Event()
+    for _ in range(4):
+        background.submit(int)
+    background.submit(ran.set)
+    background.start()
+    assert ran.wait(SOON_S)
+    assert pauses == [4, 3, 2, 1]
+    for _ in range(4):
+        background.submit(int)
+    assert background.stop(SOON_S)
+    assert len(pauses) < 8
 
 
 def test_a_job_that_fails_is_a_fault_and_the_next_one_runs(

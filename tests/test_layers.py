@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "rlhf_otel"
 FLOOR = {
     "errors": 0,
     "faults": 0,
+    "json_text": 0,
     "catalogue": 0,
     "records": 1,
     "action_settings": 1,
@@ -34,16 +35,23 @@ FLOOR = {
     "pipeline": 3,
     "run": 3,
     "serving": 3,
+    "servers": 3,
     "sigterm": 3,
     "slow_steps": 3,
+    "step_observer": 3,
+    "step_recorder": 3,
     "__init__": 4,
     "callback": 4,
     "cli": 4,
+    "dashboards": 4,
     "demo": 4,
+    "doctor": 4,
+    "drill": 4,
     "generate": 4,
     "instrumentation": 4,
     "instrumentor": 4,
     "replay": 4,
+    "stack": 4,
 }
 """By the first name below the package."""
 

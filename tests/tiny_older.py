@@ -1,4 +1,4 @@
-"""Real trainers that TRL 1.12 was the last to have, and those of TRL 0.29, run in environments of their own."""
+"""Real trainers that TRL 1.16 has no more, run with TRL 1.12 and 0.29 in environments of their own."""
 
 from __future__ import annotations
 
@@ -152,6 +152,73 @@ def replay_buffer(folder: Path, callbacks: Callbacks, **more: Any) -> Any:
     )  # fmt: skip
 
 
+def gfpo(folder: Path, callbacks: Callbacks, **more: Any) -> Any:
+    """GFPO, which keeps two completions of each group of four."""
+    from trl.experimental.gfpo import GFPOConfig, GFPOTrainer
+
+    class Unpacking(GFPOTrainer):  # type: ignore[misc]  # of a TRL that this environment lacks
+        """GRPO's ``_generate`` of TRL 0.29 returns two results more than its GFPO unpacks."""
+
+        def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+            asked, completed, _tools, _texts, *rest = super()._generate(prompts)
+            return asked, completed, *rest
+
+    def best(group_completions: Any, group_rewards: list[list[float]]) -> list[list[float]]:
+        return group_rewards
+
+    settings = {
+        "num_generations": 4, "num_remains_in_group": 2, "max_completion_length": RESPONSE, "beta": 0.05, **more,
+    }  # fmt: skip
+    return build(
+        folder, Unpacking, GFPOConfig, callbacks,
+        model=base_model(folder), reward_funcs=[length_reward], group_filter_func=best, train_dataset=asked(),
+        config_arguments=settings,
+    )  # fmt: skip
+
+
+def papo(folder: Path, callbacks: Callbacks, **more: Any) -> Any:
+    """PAPO, with a model that sees pictures of four patches."""
+    import tiny_vision
+    from trl.experimental.papo import PAPOConfig, PAPOTrainer
+
+    processor = tiny_vision.processor()
+    never = {"suppress_tokens": [tiny_vision.image_token(processor.tokenizer)]}
+    settings = {
+        "num_generations": 2, "max_completion_length": RESPONSE, "generation_kwargs": never,
+        "remove_unused_columns": False, **more,
+    }  # fmt: skip
+    return build(
+        folder, PAPOTrainer, PAPOConfig, callbacks,
+        model=tiny_vision.model(processor), reward_funcs=[length_reward], processing_class=processor,
+        train_dataset=tiny_vision.pictures(), config_arguments=settings,
+    )  # fmt: skip
+
+
+def gspo_token(folder: Path, callbacks: Callbacks, **more: Any) -> Any:
+    """The GRPOTrainer of GSPO-token, whose importance weights are per sequence and token."""
+    from trl import GRPOConfig
+    from trl.experimental.gspo_token import GRPOTrainer
+
+    settings = {
+        "num_generations": 2, "max_completion_length": RESPONSE, "importance_sampling_level": "sequence_token", **more,
+    }  # fmt: skip
+    return build(
+        folder, GRPOTrainer, GRPOConfig, callbacks,
+        model=base_model(folder), reward_funcs=[length_reward], train_dataset=asked(), config_arguments=settings,
+    )  # fmt: skip
+
+
+def bema_dpo(folder: Path, callbacks: Callbacks, **more: Any) -> Any:
+    """The DPOTrainer whose reference follows the policy, with a handler of callbacks of its own."""
+    from trl import DPOConfig
+    from trl.experimental.bema_for_ref_model import BEMACallback, DPOTrainer
+
+    return build(
+        folder, DPOTrainer, DPOConfig, [*callbacks, BEMACallback(update_ref_model=True)],
+        model=base_model(folder), train_dataset=pairs(), config_arguments=more,
+    )  # fmt: skip
+
+
 OLDER: Final[dict[str, tiny.Builder]] = {
     "ppo": ppo,
     "bco": bco,
@@ -161,4 +228,9 @@ OLDER: Final[dict[str, tiny.Builder]] = {
     "minillm": minillm,
     "ssd": ssd,
     "grpowithreplaybuffer": replay_buffer,
+    "gfpo": gfpo,
+    "papo": papo,
+    "grpo-gspo-token": gspo_token,
+    "dpo-bema": bema_dpo,
 }
+"""By algorithm; what follows a dash tells trainers of one algorithm apart."""

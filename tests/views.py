@@ -19,7 +19,6 @@ from rlhf_otel.sources.groups import Generation
 from rlhf_otel.sources.host import HostSample
 from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.samples import Samples
-from rlhf_otel.sources.scalars import Reading
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSample
 from rlhf_otel.sources.torch_memory import TorchMemorySample
@@ -105,7 +104,7 @@ def complete_step(
         step,
         epoch=step / 100,
         held=(list(logged), [[number] for number in logged.values()], [1] * len(logged)),
-        readings=[Reading("loss", value, 0), Reading("grad_norm", value, 0)],
+        readings=[("loss", value, 0), ("grad_norm", value, 0)],
         learning_rate=1e-5,
         generation=Generation([REWARDS] * len(functions), None, 2, functions, COMPLETIONS)
         if generates
@@ -185,6 +184,7 @@ def complete_view() -> RunView:
         anomaly_traces={rule.name: "0af7651916cd43dd8448eb211c80319c" for rule in RULES},
         durations={kind: HistogramState((1,) * 11, 3.0) for kind in ("generate", "reuse")},
         last_checkpoint=(2, 1.7e9),
+        saved=((1, 1.6e9), (2, 1.7e9)),
         dropped={"key": 1},
     )
     view = grpo_view(functions=1)

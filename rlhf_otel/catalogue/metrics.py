@@ -77,6 +77,8 @@ RUN: Final = (
     Metric("rlhf_checkpoint_findings", _G, "Findings about the last checkpoint that was analysed, by kind.", ("finding",)),
     Metric("rlhf_checkpoint_analyses_total", _C, "Analyses of saved checkpoints, by outcome: done, failed, or skipped for a newer one.", ("outcome",)),
     Metric("rlhf_last_checkpoint_step", _G, "Step of the last saved checkpoint."),
+    Metric("rlhf_last_good_checkpoint_step", _G, "Step of the last checkpoint of this attempt from before the first bad step of every active critical anomaly."),
+    Metric("rlhf_last_good_checkpoint_timestamp_seconds", _G, "Unix time at which that checkpoint was saved.", unit="seconds"),
 )
 
 TIME: Final = (
@@ -114,6 +116,7 @@ DETECTION: Final = (
     Metric("rlhf_anomaly_total", _C, "Anomalies that a rule has raised in this process.", ("rule", "severity"), group="detection"),
     Metric("rlhf_rule_breach_steps", _G, "Steps in a row that a level rule has been in breach and nothing has explained it away; absent while it is not.", ("rule",), group="detection"),
     Metric("rlhf_anomaly_first_step", _G, "Step at which a rule's latest anomaly began.", ("rule",), group="detection"),
+    Metric("rlhf_anomaly_first_timestamp_seconds", _G, "Unix time of that step.", ("rule",), "seconds", "detection"),
     Metric("rlhf_anomaly_last_step", _G, "Last step in breach of a rule.", ("rule",), group="detection"),
     Metric("rlhf_anomaly_last_timestamp_seconds", _G, "Unix time of the last step in breach; the trace id changes at most once a minute.", ("rule", "trace_id"), "seconds", "detection"),
     Metric("rlhf_anomaly_value", _G, "Value that put the rule in breach, in its signal's unit.", ("rule", "signal"), group="detection"),

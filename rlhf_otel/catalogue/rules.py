@@ -297,6 +297,38 @@ RULES: Final[tuple[Rule, ...]] = (
         inhibited_by=("RunGone",),
     ),
     Rule(
+        "TargetsMissing", _OUTSIDE, _WARNING,
+        "Prometheus does not scrape all ranks of this run",
+        "A network policy or firewall, an endpoint that listens on loopback alone, a port that was taken, a list of "
+        "targets that was not read again, or a scrape that exceeds its limits.",
+        "See Prometheus' page of targets for the error; `rlhf-otel doctor --run-id RUN` checks each leg.",
+        "Definition: a registered target (file_sd) that does not answer, or fewer ranks than rank 0 says there are, for 5 "
+        "minutes.",
+        promql=PromQL(
+            "count without (instance, rank, job) (up{run_id!=\"\"} == 0)\n"
+            "or on (run_id)\n"
+            "count by (run_id) (\n"
+            '  max by (run_id, world_size) (rlhf_run_info{rank="0"})\n'
+            "  unless on (run_id, world_size) count_values by (run_id) (\n"
+            '    "world_size", count by (run_id) (max by (run_id, rank) '
+            "(last_over_time(rlhf_last_progress_timestamp_seconds[$window])))\n"
+            "  )\n"
+            ")",
+            hold=20,
+            observed='{{ with printf "count(max by (rank) (rlhf_last_progress_timestamp_seconds{run_id=%q}))" '
+            "$labels.run_id | query }}{{ . | first | value }}{{ else }}0{{ end }} ranks are scraped",
+        ),
+        inhibited_by=("RunGone", "RunFailed"),
+    ),
+    Rule(
+        "Drill", _OUTSIDE, _INFO,
+        "this is a drill, nothing is wrong",
+        "Somebody ran `rlhf-otel drill`, to see whether a page arrives.",
+        "Nothing. Tell whoever ran it that the page has arrived.",
+        "Definition: the series that the drill exposes for as long as it lasts. Its severity is that of the route which is tried.",
+        promql=PromQL('max without (instance) (rlhf_anomaly_active{rule="Drill"}) == 1'),
+    ),
+    Rule(
         "Watchdog", _OUTSIDE, _INFO,
         "alerting works: this alert always fires",
         "Nothing is wrong. Its absence at the receiver means that Prometheus or Alertmanager is down.",

@@ -21,7 +21,7 @@ from rlhf_otel.demo.servers import HOW_TO_GET_THEM, Servers, free_port
 from rlhf_otel.demo.signals import ending_by_signals
 from rlhf_otel.demo.summary import print_summary, summary
 from rlhf_otel.errors import DemoError
-from rlhf_otel.settings import METRICS_PORT, PREFIX
+from rlhf_otel.settings import PREFIX
 
 SETTLE_S: Final = 20.0
 """How long the demo waits after training for what is still on its way: a vanished run is alerted on after 8 s here."""
@@ -56,7 +56,8 @@ def _run(options: Options, console: Console) -> Evidence:
     evidence = Evidence(options.fault)
     receiver = Receiver(options.run_dir / "traces.otlp.jsonl")
     receiver_url = receiver.start()
-    port = free_port(METRICS_PORT)
+    # Not the usual one: another run may be about to take it, and would be scraped in this one's place.
+    port = free_port(0)
     servers = Servers(options.run_dir, [f"localhost:{port}"], receiver_url)
     evidence.notifications, evidence.spans = receiver.notifications, receiver.spans
     try:

@@ -16,7 +16,8 @@ from typing import Final
 
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.errors import DemoError
-from rlhf_otel.generate import alertmanager, prometheus, rules
+from rlhf_otel.generate import alertmanager, prometheus, recording, rules
+from rlhf_otel.generate.paging import Paging, local
 
 PROGRAMS: Final = {"prometheus": ("prometheus",), "alertmanager": ("prometheus-alertmanager", "alertmanager")}
 """Debian's names first."""
@@ -83,7 +84,10 @@ class Servers:
     targets: Sequence[str]
     receiver_url: str
     replicas: int = 2
+    file_sd: Sequence[str] = ()
     timing: Timing = field(default_factory=lambda: Timing(scrape_s=1))
+    who: Paging | None = None
+    """Who is told; by default the receiver is."""
     started: list[Server] = field(default_factory=list)
 
     @property
@@ -99,6 +103,9 @@ class Servers:
     def start(self) -> None:
         """Write the configuration and start everything."""
         (self.directory / "rlhf.rules.yaml").write_text(rules.rules_file(self.timing), encoding="utf-8")
+        (self.directory / "rlhf.recording.yaml").write_text(
+            recording.recording_file(self.timing), encoding="utf-8"
+        )
         pager = self._start_alertmanager()
         for number in range(self.replicas):
             self._start_prometheus("ab"[number], pager)
@@ -111,7 +118,11 @@ class Servers:
     def _start_alertmanager(self) -> str:
         port = free_port(9093)
         config = self.directory / "alertmanager.yml"
-        config.write_text(alertmanager.config_file(self.timing, self.receiver_url), encoding="utf-8")
+        config.write_text(
+            alertmanager.config_file(self.timing, self.who or local(self.receiver_url)), encoding="utf-8"
+        )
+        (self.directory / "templates").mkdir(exist_ok=True)
+        (self.directory / "templates/rlhf.tmpl").write_text(alertmanager.template_file(), encoding="utf-8")
         options = [
             f"--config.file={config}",
             f"--storage.path={self.directory / 'alertmanager'}",
@@ -126,10 +137,11 @@ class Servers:
         config = self.directory / f"prometheus-{replica}.yml"
         content = prometheus.config_file(
             self.timing,
-            rule_files=[str(self.directory / "rlhf.rules.yaml")],
+            rule_files=[str(self.directory / f"rlhf.{kind}.yaml") for kind in ("rules", "recording")],
             targets=self.targets,
             alertmanagers=[pager],
             external_labels={"replica": replica},
+            file_sd=self.file_sd,
         )
         config.write_text(content, encoding="utf-8")
         options = [

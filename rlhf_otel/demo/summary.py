@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,12 +132,22 @@ def _notification(kind: str, note: Any, count: int, evidence: Evidence) -> Rende
             continue
         seen.add(texts["summary"])
         lines.append(Text(f"{alert['labels']['alertname']}: {texts['summary']}", style="bold"))
-        shown = (texts.get(key) for key in ("observed", "description", "runbook_url"))
+        shown = (texts.get("observed"), _stakes(texts), texts.get("description"), texts.get("runbook_url"))
         lines += [Text(f"  {text}") for text in shown if text]
     repeated = f"; {count} in all, as alerts joined the group" if count > 1 else ""
     title = f"{kind} as it was first delivered{_delay(evidence, note.time_s)}{repeated}"
     return Panel(
         Group(*lines), title=title, title_align="left", border_style="red" if kind == "Page" else "yellow"
+    )
+
+
+def _stakes(texts: Mapping[str, str]) -> str:
+    """How the run is and what would be lost, which a page says and a ticket does not."""
+    if "state" not in texts:
+        return ""
+    return (
+        f"Now: {texts['state']}; GPU-hours at risk: {texts['gpu_hours_at_risk']}; last good checkpoint: "
+        f"{texts['last_good_checkpoint']}; action taken: {texts['action_taken']}"
     )
 
 

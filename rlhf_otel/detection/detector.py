@@ -43,10 +43,21 @@ class Verdict(NamedTuple):
     signal: str = ""
     value: float | None = None
     usual: float | None = None
+    first_time_ns: int = 0
 
 
 class _RuleState:
-    __slots__ = ("clean", "idle", "inhibitors", "momentary", "pending", "rule", "since", "verdict")
+    __slots__ = (
+        "clean",
+        "idle",
+        "inhibitors",
+        "momentary",
+        "pending",
+        "rule",
+        "since",
+        "since_ns",
+        "verdict",
+    )
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -54,6 +65,7 @@ class _RuleState:
         self.inhibitors: tuple[_RuleState, ...] = ()
         self.pending = 0
         self.since = 0
+        self.since_ns = 0
         self.clean = 0
         self.momentary = frozenset(
             c.signal for c in rule.conditions if isinstance(c, Comparison) and c.statistic is Statistic.ZSCORE
@@ -135,7 +147,7 @@ class Detector:
         """Count a step in breach; True when the rule begins to fire with it."""
         state.idle = False
         if not state.pending:
-            state.since = record.step
+            state.since, state.since_ns = record.step, record.time_ns
         state.pending += 1
         state.clean = 0
         if not state.verdict.active:
@@ -306,8 +318,9 @@ def _fire(state: _RuleState, record: StepRecord, statistics: dict[str, Statistic
         state.since -= record.lag[signal]
     usual = _readable(known.baseline) if known else None
     state.verdict = Verdict(
-        rule, True, state.verdict.total + 1, state.since, record.step, record.time_ns, signal, value, usual
-    )
+        rule, True, state.verdict.total + 1, state.since, record.step, record.time_ns, signal, value, usual,
+        state.since_ns,
+    )  # fmt: skip
     return Anomaly(
         rule.name, rule.severity, signal, value, usual, threshold, statistic, observed,
         state.since, record.step, record.time_ns, rule.cause, rule.remedy, record.details.get(signal, ""),

@@ -9,6 +9,7 @@ the label ``engine``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -69,6 +70,22 @@ class AlertForm:
     expression: str
     hold: str = ""
     keep_firing: str = ""
+
+
+_SERIES: Final = re.compile(r"(?<![\w:])(?P<metric>rlhf_\w+|up)\b(?:\{(?P<matchers>[^}]*)\})?(?!\()")
+
+
+def select(expression: str, matchers: str) -> str:
+    """``expression`` with ``matchers``, such as ``job="rlhf"``, added to each series of ours; ``ALERTS``, which have the
+    labels of what they come from alone, stay as they are."""
+    if not matchers:
+        return expression
+
+    def narrowed(found: re.Match[str]) -> str:
+        both = ",".join(filter(None, (found["matchers"], matchers)))
+        return f"{found['metric']}{{{both}}}"
+
+    return _SERIES.sub(narrowed, expression)
 
 
 def compile_rule(rule: Rule, timing: Timing) -> list[AlertForm]:

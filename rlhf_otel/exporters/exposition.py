@@ -7,6 +7,7 @@ and counted; the others are exposed all the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +23,7 @@ from prometheus_client.samples import Exemplar
 
 from rlhf_otel import __version__, faults
 from rlhf_otel.catalogue.metrics import METRICS, STEP_DURATION_BUCKETS, Metric, MetricType
-from rlhf_otel.catalogue.rules import RuleClass, Statistic
+from rlhf_otel.catalogue.rules import RuleClass, Severity, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import PHASES
 from rlhf_otel.records import HistogramState, RunView
@@ -208,6 +209,17 @@ _scalar(
     "rlhf_last_checkpoint_timestamp_seconds",
     lambda v: v.snapshot.last_checkpoint and v.snapshot.last_checkpoint[1],
 )
+
+
+def _good_checkpoint(view: RunView) -> tuple[int, float] | None:
+    """Step and time of the last checkpoint that no active critical anomaly is older than."""
+    critical = (v for v in view.snapshot.verdicts if v.active and v.rule.severity is Severity.CRITICAL)
+    first_bad = min((verdict.first_step for verdict in critical), default=math.inf)
+    return next((saved for saved in reversed(view.snapshot.saved) if saved[0] < first_bad), None)
+
+
+_scalar("rlhf_last_good_checkpoint_step", lambda v: (good := _good_checkpoint(v)) and good[0])
+_scalar("rlhf_last_good_checkpoint_timestamp_seconds", lambda v: (good := _good_checkpoint(v)) and good[1])
 _by_label("rlhf_run_end_timestamp_seconds", lambda v: {v.end.outcome: v.end.time_ns / 1e9} if v.end else {})
 
 # --- signals
@@ -306,6 +318,7 @@ def _fired(read: Callable[[Any], float | None]) -> Callable[[RunView, Any], floa
 
 
 _by_rule("rlhf_anomaly_first_step", _fired(lambda verdict: verdict.first_step))
+_by_rule("rlhf_anomaly_first_timestamp_seconds", _fired(lambda verdict: verdict.first_time_ns / 1e9))
 _by_rule("rlhf_anomaly_last_step", _fired(lambda verdict: verdict.last_step))
 
 

@@ -30,7 +30,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any, Final, Protocol
 
-from rlhf_otel import faults
+from rlhf_otel import faults, json_text
 from rlhf_otel.errors import JournalError
 from rlhf_otel.records import Anomaly, PhaseInterval, RunEnd, RunIdentity, StepRecord
 
@@ -82,9 +82,9 @@ def step_record(record: StepRecord, trace_id: str = "") -> Record:
 
 def _phase_row(phase: PhaseInterval, step_start_ns: int) -> list[Any]:
     """``[phase, detail, start_ms in the step, duration_ms, parent]``; a sixth ``true`` where it raised."""
-    start, duration = phase.start_ns - step_start_ns, phase.end_ns - phase.start_ns
-    row = [phase.phase, phase.detail, _milliseconds(start), _milliseconds(duration), phase.parent]
-    return [*row, True] if phase.failed else row
+    name, detail, start, end, parent, _, failed = phase
+    row = [name, detail, _milliseconds(start - step_start_ns), _milliseconds(end - start), parent]
+    return [*row, True] if failed else row
 
 
 def anomaly_record(anomaly: Anomaly) -> Record:
@@ -146,8 +146,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
     return text.encode("ascii") + b"\n"
 
 
-def _dump(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+_dump: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def _may_be_number(text: str) -> bool:
@@ -156,7 +155,7 @@ def _may_be_number(text: str) -> bool:
 
 def decode(line: bytes) -> Record:
     """A line as its record; ValueError where it is none."""
-    record = json.loads(line)
+    record = json_text.loads(line)
     if not isinstance(record, dict) or not isinstance(record.get("type"), str):
         raise ValueError("not an object with a type")
     if not _may_be_number(line.decode()):

@@ -11,45 +11,72 @@ from typing import Final
 
 from rlhf_otel.catalogue.rules import RULES, Rule
 from rlhf_otel.detection.promql import Timing
-from rlhf_otel.generate import alertmanager, docs, prometheus, rule_tests, rules
+from rlhf_otel.generate import (
+    alertmanager,
+    docs,
+    grafana,
+    paging,
+    prometheus,
+    recording,
+    rule_tests,
+    rules,
+    runbooks,
+)
+from rlhf_otel.generate.page import Links
+from rlhf_otel.generate.paging import Paging
 
-OWN_RUNBOOKS: Final = "runbooks"
-"""Runbook links of files that are written elsewhere: beside them."""
+RULE_FILES: Final = ("../alerts/rlhf.rules.yaml", "../alerts/rlhf.recording.yaml")
+OWN_LINKS: Final = Links(runbooks="runbooks")
+"""Links of files that are written elsewhere: the runbooks lie beside them."""
 
 
-def files(runbook_base: str = rules.RUNBOOK_BASE) -> dict[str, str]:
+def files(links: Links | None = None) -> dict[str, str]:
     """Path relative to the repository's root, to content."""
-    timing = Timing()
+    timing, links = Timing(), links or Links()
     return {
-        "alerts/rlhf.rules.yaml": rules.rules_file(timing, runbook_base),
+        "alerts/rlhf.rules.yaml": rules.rules_file(timing, links),
+        "alerts/rlhf.recording.yaml": recording.recording_file(timing),
+        "alerts/rlhf.prometheusrule.yaml": rules.resources_file(timing, links),
+        "alerts/mixin/rules.json": rules.mixin_file(timing),
         "alerts/tests/rlhf.rules.test.yaml": rule_tests.tests_file(
-            timing, "../rlhf.rules.yaml", runbook_base, RULES
+            timing, "../rlhf.rules.yaml", links, RULES
         ),
-        "deploy/prometheus.yml": prometheus.config_file(timing, rule_files=["../alerts/rlhf.rules.yaml"]),
+        "deploy/prometheus.yml": prometheus.config_file(timing, rule_files=RULE_FILES),
         "deploy/prometheus-ranks.yml": prometheus.config_file(
-            timing, rule_files=["../alerts/rlhf.rules.yaml"], file_sd=[prometheus.TARGET_FILES]
+            timing, rule_files=RULE_FILES, file_sd=[prometheus.TARGET_FILES]
         ),
         "deploy/alertmanager.yml": alertmanager.config_file(timing),
+        "deploy/alertmanager-teams.yml": alertmanager.config_file(timing, paging.EXAMPLE),
+        "deploy/templates/rlhf.tmpl": alertmanager.template_file(),
+        **grafana.provisioning_files(timing),
+        **grafana.board_files(links),
         "docs/metrics.md": docs.metrics_page(),
         "docs/rules.md": docs.rules_page(),
         "docs/settings.md": docs.settings_page(),
-        **{f"docs/runbooks/{name}.md": page for name, page in docs.runbooks().items()},
+        **{f"docs/runbooks/{name}.md": page for name, page in runbooks.runbooks().items()},
     }
 
 
 def prometheus_files(
-    judged: Sequence[Rule] = RULES, runbook_base: str = OWN_RUNBOOKS, timing: Timing | None = None
+    judged: Sequence[Rule] = RULES,
+    links: Links = OWN_LINKS,
+    timing: Timing | None = None,
+    selector: str = "",
+    who: Paging | None = None,
 ) -> dict[str, str]:
     """What Prometheus and Alertmanager need for a set of rules, outside this repository: path to content."""
     timing = timing or Timing()
-    rules_path = "rlhf.rules.yaml"
+    rules_path, recording_path = "rlhf.rules.yaml", "rlhf.recording.yaml"
+    tests = {"tests/rlhf.rules.test.yaml": rule_tests.tests_file(timing, f"../{rules_path}", links, judged)}
     return {
-        rules_path: rules.rules_file(timing, runbook_base, judged),
-        "tests/rlhf.rules.test.yaml": rule_tests.tests_file(timing, f"../{rules_path}", runbook_base, judged),
-        "prometheus.yml": prometheus.config_file(timing, rule_files=[rules_path]),
-        "alertmanager.yml": alertmanager.config_file(timing, rules=judged),
+        rules_path: rules.rules_file(timing, links, judged, selector),
+        recording_path: recording.recording_file(timing),
+        **({} if selector else tests),  # whose series have no labels of your own
+        "prometheus.yml": prometheus.config_file(timing, rule_files=[rules_path, recording_path]),
+        "alertmanager.yml": alertmanager.config_file(timing, who, judged),
+        "templates/rlhf.tmpl": alertmanager.template_file(),
         "rules.md": docs.rules_page(judged),
-        **{f"runbooks/{name}.md": page for name, page in docs.runbooks(judged).items()},
+        **{f"runbooks/{name}.md": page for name, page in runbooks.runbooks(judged).items()},
     }
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any, Final
 
 from rlhf_otel.catalogue.rules import FINISHED, RULES, Rule, RuleClass, Severity
 from rlhf_otel.detection.promql import Timing
+from rlhf_otel.generate.paging import Paging, local, receiver, settings
 from rlhf_otel.generate.yaml_text import dump
 
 RUN: Final = 'run_id=~".+"'
 """``equal`` on a label that both sides lack matches, so that both sides must have a run."""
 
 
-def config_file(
-    timing: Timing, receiver_url: str = "http://localhost:9099", rules: Sequence[Rule] = RULES
-) -> str:
-    """A configuration whose three receivers post to ``receiver_url`` below /page, /ticket and /watchdog, as
-    YAML."""
+TEMPLATES: Final = "templates/*.tmpl"
+"""Beside the configuration."""
+NOBODY: Final = "nobody"
+"""An info annotates boards and calls nobody."""
+
+
+def config_file(timing: Timing, who: Paging | None = None, rules: Sequence[Rule] = RULES) -> str:
+    """The configuration for ``who`` is told, as YAML. Without it there are three local webhooks."""
+    who = who or local()
     content: dict[str, Any] = {
+        **({"global": found} if (found := settings(who)) else {}),
+        "templates": [TEMPLATES],
         "route": {
             "receiver": "ticket",
             "group_by": ["run_id"],
@@ -26,23 +34,49 @@ def config_file(
             "group_wait": f"{3 * timing.scrape_s}s",
             "group_interval": "5m",  # the second engine's alert joins within 2 minutes: no second page for it
             "repeat_interval": "4h",
-            "routes": [
-                {"matchers": ['alertname="RLHFWatchdog"'], "receiver": "watchdog", "repeat_interval": "5m"},
-                {"matchers": [f'severity="{Severity.CRITICAL}"'], "receiver": "page"},
-                {"matchers": [f'severity="{Severity.INFO}"'], "receiver": "nobody"},
-            ],
+            "routes": _routes(who),
         },
         "inhibit_rules": inhibitions(rules),
-        "receivers": [
-            {
-                "name": name,
-                "webhook_configs": [{"url": f"{receiver_url}/{name}", "send_resolved": name != "watchdog"}],
-            }
-            for name in ("page", "ticket", "watchdog")
-        ]
-        + [{"name": "nobody"}],  # an info annotates boards and calls nobody
+        "receivers": _receivers(who),
     }
     return dump(content)
+
+
+def template_file() -> str:
+    """The texts that receivers show."""
+    return (resources.files("rlhf_otel.generate") / "templates" / "rlhf.tmpl").read_text(encoding="utf-8")
+
+
+def _routes(who: Paging) -> list[dict[str, Any]]:
+    """By severity, and by team where the team is known; the dead man's switch hears every five minutes."""
+    critical = [f'severity="{Severity.CRITICAL}"']
+    teams = [
+        {
+            "matchers": [f'team="{team}"'],
+            "receiver": f"{team}-ticket",
+            "routes": [{"matchers": critical, "receiver": f"{team}-page"}],
+        }
+        for team in who.teams
+    ]
+    return [
+        {"matchers": ['alertname="RLHFWatchdog"'], "receiver": "watchdog", "repeat_interval": "5m"},
+        {"matchers": [f'severity="{Severity.INFO}"'], "receiver": NOBODY},
+        *teams,
+        {"matchers": critical, "receiver": "page"},
+    ]
+
+
+def _receivers(who: Paging) -> list[dict[str, Any]]:
+    found = [
+        receiver("page", who.default.page, who.secrets),
+        receiver("ticket", who.default.ticket, who.secrets),
+        receiver("watchdog", who.watchdog, who.secrets, resolved=False),
+        {"name": NOBODY},
+    ]
+    for team, audience in who.teams.items():
+        found.append(receiver(f"{team}-page", audience.page, who.secrets))
+        found.append(receiver(f"{team}-ticket", audience.ticket, who.secrets))
+    return found
 
 
 def inhibitions(rules: Sequence[Rule] = RULES) -> list[dict[str, Any]]:

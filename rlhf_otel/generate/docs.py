@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from rlhf_otel.bounds import ACTIONS_S, CHECKPOINTS_S, END_S, ENDED_WELL_S, LEAVING_S
 from rlhf_otel.catalogue.metrics import METRICS, Metric
-from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule, RuleClass
+from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
-from rlhf_otel.detection.promql import Timing, compile_rule
 from rlhf_otel.settings import PREFIX, STANDARD_VARIABLES, Settings
 from rlhf_otel.sigterm import LINGER_S
 from rlhf_otel.sources.trl_keys import FAMILIES, UNKNOWN, Family
@@ -36,7 +35,8 @@ def metrics_page() -> str:
         "## Log keys of TRL\n\nWith the prefix `eval_` a key becomes `rlhf_evaluation_signal`. "
         "Where a trainer has reward functions, `rewards/<function>/mean` and `/std` become "
         "`rlhf_reward_function_mean` and `_std`. `num_tokens` becomes `rlhf_tokens_total`; any other number "
-        "becomes `rlhf_trainer_metric{key}`.\n"
+        "becomes `rlhf_trainer_metric{key}`. A key marked (replay) is logged by versions before 0.29 alone: it has a "
+        "meaning in logs that are replayed.\n"
     )
     parts.append("### Trainers\n\n" + _trainers())
     parts.append("### All trainers\n\n" + _keys(COMMON))
@@ -77,12 +77,15 @@ def _family(family: Family) -> str:
     unmapped = f"\nOf these `rlhf_trainer_metric{{key}}`: {passed}.\n" if passed else ""
     derived = [SIGNAL_BY_NAME[name] for name in sorted(PPO_DERIVED)] if "ppo" in family.algorithms else []
     added = "".join(f"\nAlso `{signal.metric}` ({signal.unit}): {signal.help}\n" for signal in derived)
-    return f"### {family.name}\n\n`algorithm`: {where}.{functions}\n\n{_keys(family.keys)}{unmapped}{added}"
+    return f"### {family.name}\n\n`algorithm`: {where}.{functions}\n\n{_keys(family.keys, family.replayed)}{unmapped}{added}"
 
 
-def _keys(keys: Mapping[str, str]) -> str:
+def _keys(keys: Mapping[str, str], replayed: Collection[str] = ()) -> str:
     signals = ((key, SIGNAL_BY_NAME[name]) for key, name in keys.items())
-    rows = ((f"`{key}`", f"`{signal.metric}`", signal.unit, signal.help) for key, signal in signals)
+    rows = (
+        (f"`{key}`{' (replay)' * (key in replayed)}", f"`{signal.metric}`", signal.unit, signal.help)
+        for key, signal in signals
+    )
     return _table(("key", "metric", "unit", "meaning"), rows)
 
 
@@ -159,44 +162,6 @@ def _condition(condition: Comparison | NonFinite) -> str:
         return f"{', '.join(condition.signals)}: NaN or infinite"
     statistic = condition.statistic.value.replace("_", " ")
     return f"{statistic} of `{condition.signal}` {condition.op} {condition.threshold:g}"
-
-
-def runbooks(rules: Sequence[Rule] = RULES) -> dict[str, str]:
-    """Rule name to its runbook."""
-    return {rule.name: _runbook(rule) for rule in rules}
-
-
-def _runbook(rule: Rule) -> str:
-    inhibited = ", ".join(f"[{name}]({name}.md)" for name in rule.inhibited_by) or "nothing"
-    where = {
-        RuleClass.EVENT: "in process at the step itself; Prometheus alerts on that verdict",
-        RuleClass.LEVEL: "in process and by Prometheus, on the same exported gauge",
-        RuleClass.OUTSIDE: "by Prometheus alone",
-    }[rule.rule_class]
-    expressions = "\n\n".join(
-        f'`engine="{form.engine}"`:\n\n```promql\n{form.expression}\n```'
-        for form in compile_rule(rule, Timing())
-    )
-    return (
-        f"{NOTE}# {rule.alert}\n\nSeverity: {rule.severity.value}. Judged {where}.\n\n"
-        f"## Meaning\n\n{rule.summary[0].upper()}{rule.summary[1:]}.\n\nFires when: {evidence(rule)}.\n\n"
-        f"## Cause\n\n{rule.cause}\n\n## What to do\n\n{rule.remedy}\n\n"
-        f"## Queries\n\n{expressions}\n{_queries(rule)}\n"
-        f"## Threshold\n\n{rule.source}\n\nExplained away by: {inhibited}.\n"
-    )
-
-
-def _queries(rule: Rule) -> str:
-    metrics = [
-        SIGNAL_BY_NAME[name].metric
-        for condition in rule.conditions
-        for name in (condition.signals if isinstance(condition, NonFinite) else (condition.signal,))
-    ]
-    if not metrics:
-        return ""
-    queries = [f'{metric}{{run_id="RUN"}}' for metric in dict.fromkeys(metrics)]
-    queries.append(f'rlhf_anomaly_first_step{{run_id="RUN", rule="{rule.name}"}}')
-    return "\nTo look closer:\n\n```promql\n" + "\n".join(queries) + "\n```\n"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

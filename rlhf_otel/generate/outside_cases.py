@@ -22,6 +22,8 @@ class Case(NamedTuple):
     evaluated_after: str = "10m"
     observed: str = ""
     trace_id: str = ""
+    facts: Mapping[str, Mapping[str, str]] = {}
+    """Run to what a page says of it, beyond a run of which nothing is known."""
 
 
 def _progress(run: str, instance: str, values: str, rank: str = "0") -> dict[str, str]:
@@ -274,6 +276,37 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
                 **_verdict("other-rank", "NonFinite", "0x80"),
             },
             ({"run_id": "bad"},),
+        )
+    ],
+    "TargetsMissing": [
+        Case(
+            "a target that does not answer; a rank that nobody registered; all there; one failed scrape",
+            {
+                'up{run_id="bad",rank="0",team="a",job="rlhf",instance="b0"}': "1x120",
+                'up{run_id="bad",rank="1",team="a",job="rlhf",instance="b1"}': "0x120",
+                **_series("rlhf_run_info", "few", "1x120", world_size="2"),
+                **_progress("few", "f0", "0+15x120"),
+                **_series("rlhf_run_info", "good", "1x120", world_size="2"),
+                'up{run_id="good",rank="0",job="rlhf",instance="g0"}': "1x120",
+                'up{run_id="good",rank="1",job="rlhf",instance="g1"}': "1x30 0 1x120",
+                **_progress("good", "g0", "0+15x120"),
+                **_progress("good", "g1", "0+15x30 stale 465+15x120", rank="1"),
+            },
+            ({"run_id": "bad", "team": "a"}, {"run_id": "few"}),
+            facts={
+                "bad": {"observed": "0 ranks are scraped", "team": "a"},
+                "few": {"observed": "1 ranks are scraped"},
+            },
+        )
+    ],
+    "Drill": [
+        Case(
+            "a drill; one that is over",
+            {
+                'rlhf_anomaly_active{run_id="bad",rule="Drill",severity="critical",instance="b"}': "1x80",
+                'rlhf_anomaly_active{run_id="good",rule="Drill",severity="critical",instance="g"}': "1x8 0x80",
+            },
+            ({"run_id": "bad", "severity": "critical"},),
         )
     ],
     "Watchdog": [Case("always", {}, ({},))],

@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rlhf_otel.catalogue.rules import RULE_BY_NAME, Comparison, Rule, RuleClass
+from rlhf_otel.catalogue.rules import RULE_BY_NAME, Comparison, Rule, RuleClass, Severity
 from rlhf_otel.detection.promql import ENGINE, STREAK, AlertForm, Timing, series
-from rlhf_otel.generate import rules
+from rlhf_otel.generate import page, rules
 from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
+from rlhf_otel.generate.page import Links
+from rlhf_otel.generate.promtool_values import last, now
 from rlhf_otel.generate.yaml_text import dump
 from rlhf_otel.settings import METRICS_PORT
 
@@ -25,14 +27,26 @@ number."""
 RUN: Final = re.compile(r'run_id="([^"]+)"')
 
 
+UNKNOWN_RUN: Final = {
+    "team": "",
+    "owner": "",
+    "around": "",
+    "state": "gone",
+    "gpu_hours_at_risk": "unknown",
+    "last_good_checkpoint": "none in this attempt",
+    "action_taken": "none",
+}
+"""What a page says of a run of which there is nothing but the alert; ``around`` is the moment that the link to the
+board shows, in Unix seconds."""
+
 NEEDS: Final = {"EngineDisagreement": ("NonFinite", "RewardCollapse", "TruncationHigh")}
 """Rules whose cases rest on others, which have to be as in the catalogue."""
 
 
-def tests_file(timing: Timing, rules_path: str, runbook_base: str, judged: Sequence[Rule]) -> str:
+def tests_file(timing: Timing, rules_path: str, links: Links, judged: Sequence[Rule]) -> str:
     """All tests, as promtool's YAML."""
     testable = [form for form in rules.forms(timing, judged) if _is_testable(form.rule, judged)]
-    tests = [_test(form, case, timing, runbook_base) for form in testable for case in _cases(form)]
+    tests = [_test(form, case, timing, links) for form in testable for case in _cases(form)]
     return dump(
         {"rule_files": [rules_path], "evaluation_interval": timing.duration(EVALUATED_EVERY), "tests": tests}
     )
@@ -44,14 +58,15 @@ def _is_testable(rule: Rule, judged: Sequence[Rule]) -> bool:
 
 def _cases(form: AlertForm) -> Sequence[Case]:
     if form.engine == ENGINE.verdict:
-        return [_verdict_case(form.rule)]
+        cases = [_verdict_case(form.rule)]
+        return [*cases, _page_case(form.rule)] if form.rule.severity is Severity.CRITICAL else cases
     if form.rule.rule_class is RuleClass.LEVEL:
         return [_level_case(form.rule)]
     return OUTSIDE_CASES[form.rule.name]
 
 
-def _test(form: AlertForm, case: Case, timing: Timing, runbook_base: str) -> dict[str, Any]:
-    expected = [_expected(form, labels, case, runbook_base) for labels in case.firing]
+def _test(form: AlertForm, case: Case, timing: Timing, links: Links) -> dict[str, Any]:
+    expected = [_expected(form, labels, case, timing, links) for labels in case.firing]
     return {
         "name": f"{form.rule.name} ({form.engine}): {case.name}",
         "interval": f"{timing.scrape_s}s",
@@ -62,14 +77,59 @@ def _test(form: AlertForm, case: Case, timing: Timing, runbook_base: str) -> dic
     }
 
 
-def _expected(form: AlertForm, labels: Mapping[str, str], case: Case, runbook_base: str) -> dict[str, Any]:
-    texts = rules.annotation_texts(form.rule, runbook_base)
-    texts["summary"] = texts["summary"].replace("{{ $labels.run_id }}", labels.get("run_id", ""))
-    if "observed" in texts:
-        texts["observed"] = case.observed
-    if "trace_id" in texts:
-        texts["trace_id"] = case.trace_id
-    return {"exp_labels": {**labels, **rules.labels(form)}, "exp_annotations": texts}
+def _expected(
+    form: AlertForm, own: Mapping[str, str], case: Case, timing: Timing, links: Links
+) -> dict[str, Any]:
+    """Facts about the run follow from the case's series, where the case does not give them."""
+    run = own.get("run_id", "")
+    texts = page.texts(form.rule, links)
+    texts["summary"] = texts["summary"].replace("{{ $labels.run_id }}", run)
+    seen = _seen(case, run, timing)
+    found = {
+        **UNKNOWN_RUN,
+        **seen,
+        "observed": case.observed,
+        "trace_id": case.trace_id,
+        **case.facts.get(run, {}),
+    }
+    around = found["around"] if form.rule.rule_class is RuleClass.OUTSIDE or case.facts else ""
+    found["board_url"] = f"{links.boards}/d/{page.RUN_BOARD}?var-run={run}{_period(around)}"
+    found["trace_url"] = links.traces.replace(page.TRACE_ID, case.trace_id) if case.trace_id else ""
+    texts |= {name: found[name] for name in texts.keys() & found.keys()}
+    labels = {**page.labels(form), **own, "team": found["team"]}
+    return {"exp_labels": {name: value for name, value in labels.items() if value}, "exp_annotations": texts}
+
+
+def _seen(case: Case, run: str, timing: Timing) -> dict[str, str]:
+    """When the run was last seen, and how it is."""
+    scrapes = _seconds(case.evaluated_after) // timing.scrape_s
+    mine = [(name, values) for name, values in case.series.items() if f'run_id="{run}"' in name]
+
+    def latest(metric: str) -> list[tuple[float, str]]:
+        read = ((last(values, scrapes), name) for name, values in mine if name.startswith(f"{metric}{{"))
+        return sorted((value, name) for value, name in read if value is not None)
+
+    found = {}
+    progress, ends = latest("rlhf_last_progress_timestamp_seconds"), latest("rlhf_run_end_timestamp_seconds")
+    if progress:
+        found["around"] = f"{progress[-1][0]:.0f}"
+    step = next((now(values, scrapes) for name, values in mine if name.startswith("rlhf_step{")), None)
+    if ends and progress and ends[-1][0] >= progress[-1][0]:
+        found["state"] = ends[-1][1].partition('outcome="')[2].partition('"')[0]
+    elif step is not None:
+        found["state"] = f"still running, at step {step:.0f}"
+    return found
+
+
+def _seconds(duration: str) -> int:
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+
+
+def _period(around_s: str) -> str:
+    if not around_s:
+        return ""
+    moment = int(around_s)
+    return f"&from={1000 * (moment - page.AROUND_S)}&to={1000 * (moment + page.AROUND_S)}"
 
 
 def _series_name(metric: str, labels: Mapping[str, str]) -> str:
@@ -102,6 +162,39 @@ def _verdict_case(rule: Rule) -> Case:
         f"{rule.signal} is 2.5, usually 0.5, since step 140",
         "abc123",
     )
+
+
+def _page_case(rule: Rule) -> Case:
+    """A run of two ranks of which everything is known."""
+    case = _verdict_case(rule)
+
+    def fact(metric: str, values: str, **more: str) -> dict[str, str]:
+        return {_series_name(metric, {"run_id": "bad", **more, "instance": INSTANCE}): values}
+
+    series = {
+        **case.series,
+        **fact("rlhf_anomaly_first_timestamp_seconds", "300x48", rule=rule.name),
+        **fact("rlhf_run_info", "1x48", team="alignment", owner="ada", rank="0"),
+        **fact("rlhf_step", "160x48"),
+        **fact("rlhf_process_start_time_seconds", "0x48", rank="0"),
+        **fact("rlhf_last_progress_timestamp_seconds", "0+15x48", rank="0"),
+        **fact("rlhf_last_progress_timestamp_seconds", "0+15x48", rank="1"),
+        **fact("rlhf_last_good_checkpoint_step", "100x48"),
+        **fact("rlhf_last_good_checkpoint_timestamp_seconds", "240x48"),
+        **fact("rlhf_actions_total", "1x48", action="save", outcome="done"),
+        **fact("rlhf_actions_total", "0x48", action="stop", outcome="failed"),
+    }
+    facts = {
+        "team": "alignment",
+        "owner": "ada",
+        "around": "300",
+        "observed": f"{case.observed} (1970-01-01 00:05:00 +0000 UTC)",
+        "state": "still running, at step 160",
+        "gpu_hours_at_risk": "0.20",  # 2 ranks, 360 s
+        "last_good_checkpoint": "step 100",
+        "action_taken": "save (done)",
+    }
+    return case._replace(name="all that a page says", series=series, facts={"bad": facts})
 
 
 def _level_case(rule: Rule) -> Case:

@@ -1,27 +1,63 @@
-"""Prometheus alerting rules."""
+"""Prometheus alerting rules: as groups, as resources of the Prometheus operator, and as data of the mixin."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 
 from rlhf_otel.catalogue.rules import RULES, Rule, RuleClass
-from rlhf_otel.detection.promql import AlertForm, Timing, compile_rule
+from rlhf_otel.detection.promql import AlertForm, Timing, compile_rule, select
+from rlhf_otel.generate.page import TRACE_ID, Links, labels, texts
 from rlhf_otel.generate.yaml_text import dump
 
-RUNBOOK_BASE: Final = "docs/runbooks"
-"""Prefix of runbook links: the pages of this repository. Set it to where your people can open them."""
+RESOURCE_LABELS: Final = {"app.kubernetes.io/name": "rlhf-otel", "role": "alert-rules"}
+MIXIN_SELECTOR: Final = "$(selector)"
+MIXIN_LINKS: Final = Links("$(runbooks)", "$(boards)", f"$(trace){TRACE_ID}$(traceEnd)")
+"""What the mixin replaces."""
 
 
-def rules_file(timing: Timing, runbook_base: str = RUNBOOK_BASE, rules: Sequence[Rule] = RULES) -> str:
-    """All alerting rules, one group per rule class, as YAML."""
-    groups = []
-    for rule_class in RuleClass:
-        alerts = [
-            alert(form, runbook_base) for form in forms(timing, rules) if form.rule.rule_class is rule_class
-        ]
-        groups.append({"name": f"rlhf-{rule_class}", "rules": alerts})
-    return dump({"groups": groups})
+def rules_file(
+    timing: Timing, links: Links | None = None, rules: Sequence[Rule] = RULES, selector: str = ""
+) -> str:
+    """All alerting rules, one group per rule class, as YAML. ``selector`` narrows every series of ours, such as
+    ``cluster="a"``."""
+    return dump({"groups": groups(timing, links or Links(), rules, selector)})
+
+
+def resources_file(timing: Timing, links: Links | None = None, rules: Sequence[Rule] = RULES) -> str:
+    """The same as ``PrometheusRule`` resources, one a group: ``kubectl apply`` keeps a copy of each resource in an
+    annotation, which may have 256 KiB."""
+    resources = [
+        {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "PrometheusRule",
+            "metadata": {"name": group["name"], "labels": RESOURCE_LABELS},
+            "spec": {"groups": [group]},
+        }
+        for group in groups(timing, links or Links(), rules)
+    ]
+    first, *others = resources
+    return dump(first) + "".join(dump(other, header="---\n") for other in others)
+
+
+def mixin_file(timing: Timing) -> str:
+    """The same as JSON, with marks for what ``alerts/mixin`` lets its user configure."""
+    return json.dumps({"groups": groups(timing, MIXIN_LINKS, RULES, MIXIN_SELECTOR)}, indent=1) + "\n"
+
+
+def groups(timing: Timing, links: Links, rules: Sequence[Rule], selector: str = "") -> list[dict[str, Any]]:
+    """The rule groups, one per rule class."""
+    compiled = forms(timing, rules)
+    return [
+        {
+            "name": f"rlhf-{rule_class}",
+            "rules": [
+                alert(form, links, selector) for form in compiled if form.rule.rule_class is rule_class
+            ],
+        }
+        for rule_class in RuleClass
+    ]
 
 
 def forms(timing: Timing, rules: Sequence[Rule] = RULES) -> list[AlertForm]:
@@ -29,55 +65,13 @@ def forms(timing: Timing, rules: Sequence[Rule] = RULES) -> list[AlertForm]:
     return [form for rule in rules for form in compile_rule(rule, timing)]
 
 
-def alert(form: AlertForm, runbook_base: str) -> dict[str, Any]:
+def alert(form: AlertForm, links: Links, selector: str = "") -> dict[str, Any]:
     """One alerting rule."""
-    content: dict[str, Any] = {"alert": form.rule.alert, "expr": form.expression}
+    content: dict[str, Any] = {"alert": form.rule.alert, "expr": select(form.expression, selector)}
     if form.hold:
         content["for"] = form.hold
     if form.keep_firing:
         content["keep_firing_for"] = form.keep_firing
     content["labels"] = labels(form)
-    content["annotations"] = annotation_texts(form.rule, runbook_base)
+    content["annotations"] = texts(form.rule, links)
     return content
-
-
-def labels(form: AlertForm) -> dict[str, str]:
-    """The alert's own labels."""
-    return {"severity": form.rule.severity.value, "rule": form.rule.name, "engine": form.engine}
-
-
-def annotation_texts(rule: Rule, runbook_base: str) -> dict[str, str]:
-    """What the page says. ``$labels.rule`` is empty in annotations of the alert that sets it, hence the
-    constants."""
-    texts = {
-        "summary": f"Run {{{{ $labels.run_id }}}}: {rule.summary}",
-        "description": f"{rule.cause} What to do: {rule.remedy}",
-        "runbook_url": f"{runbook_base}/{rule.name}.md",
-    }
-    if rule.rule_class is not RuleClass.OUTSIDE:
-        texts["observed"] = _observed(rule)
-        texts["trace_id"] = _trace_id(rule)
-    elif rule.promql is not None and rule.promql.observed:
-        texts["observed"] = rule.promql.observed
-    if rule.name == "Watchdog":
-        texts["summary"] = rule.summary[0].upper() + rule.summary[1:]
-    return texts
-
-
-def _observed(rule: Rule) -> str:
-    number = '{{ . | first | value | printf "%.4g" }}'
-    return (
-        _with("rlhf_anomaly_value", rule, '{{ . | first | label "signal" }} is ' + number)
-        + _with("rlhf_anomaly_usual_value", rule, f", usually {number}")
-        + _with("rlhf_anomaly_first_step", rule, ', since step {{ . | first | value | printf "%.0f" }}')
-    )
-
-
-def _trace_id(rule: Rule) -> str:
-    return _with("rlhf_anomaly_last_timestamp_seconds", rule, '{{ . | first | label "trace_id" }}')
-
-
-def _with(metric: str, rule: Rule, text: str) -> str:
-    """``text`` where the run has that series about the rule, else nothing."""
-    query = f'printf "{metric}{{run_id=%q,rule=%q}}" $labels.run_id "{rule.name}" | query'
-    return f"{{{{ with {query} }}}}{text}{{{{ end }}}}"

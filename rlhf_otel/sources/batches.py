@@ -19,6 +19,8 @@ METHOD: Final = "get_batch_samples"
 class TimedBatches:
     """An iterator over the same batches, each of which is timed as it is read."""
 
+    __slots__ = ("_batches", "_recorder")
+
     def __init__(self, batches: Iterator[Any], recorder: PhaseRecorder) -> None:
         self._batches = batches
         self._recorder = recorder
@@ -27,17 +29,15 @@ class TimedBatches:
         return self
 
     def __next__(self) -> Any:
-        opened = self._recorder.begin("data")
-        failed = True
+        recorder = self._recorder
+        opened = recorder.begin("data")
         try:
             batch = next(self._batches)
-            failed = False
-            return batch
-        except StopIteration:
-            failed = False
+        except BaseException as error:
+            recorder.end(opened, not isinstance(error, StopIteration))
             raise
-        finally:
-            self._recorder.end(opened, failed)
+        recorder.end(opened)
+        return batch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
@@ -45,11 +45,10 @@ class TimedBatches:
 
 def timed(recorder: PhaseRecorder, original: Function) -> Function:
     """``get_batch_samples``, whose first argument is the iterator that it reads."""
-    in_phase = wrapping.timed(recorder, "other", original, METHOD)
 
-    def get_batch_samples(*args: Any, **kwargs: Any) -> Any:
-        if args and hasattr(args[0], "__next__"):
-            args = (TimedBatches(args[0], recorder), *args[1:])
-        return in_phase(*args, **kwargs)
+    def get_batch_samples(batches: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(
+            TimedBatches(batches, recorder) if hasattr(batches, "__next__") else batches, *args, **kwargs
+        )
 
-    return get_batch_samples
+    return wrapping.timed(recorder, "other", get_batch_samples, METHOD)

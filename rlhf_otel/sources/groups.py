@@ -7,6 +7,8 @@ is 0 where half of the groups are dead, and RLOO takes it after the KL penalty.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
+from operator import mul
 from typing import Any, Final, NamedTuple
 
 TOLERANCE: Final = 1e-6
@@ -29,7 +31,10 @@ class Generation(NamedTuple):
 def last_generation(trainer: Any, samples: bool = True) -> Generation | None:
     """A copy of the trainer's buffers, the completions only for ``samples``; None where it keeps none, or has no groups."""
     logs = getattr(trainer, "_logs", None)
-    group_size = getattr(trainer, "num_generations", None) or 0
+    # GFPO keeps some completions of each group, and only these in its buffers.
+    group_size = (
+        getattr(trainer, "num_remains_in_group", None) or getattr(trainer, "num_generations", None) or 0
+    )
     if not isinstance(logs, dict) or not logs.get("rewards") or group_size < 2:
         return None
     by_function = [list(column) for column in logs["rewards"].values()]
@@ -62,8 +67,10 @@ def is_dead(group: Sequence[float]) -> bool:
 
 def weighted_rewards(generation: Generation) -> list[float]:
     """Reward of each completion: the weighted sum over the functions that scored it; NaN where none did."""
-    totals: list[float] = []
     weights = _numbers(generation)
+    if all(map(_has_no_nan, generation.by_function)):  # as nearly always, and then four times as fast
+        return [sum(map(mul, scores, weights)) for scores in zip(*generation.by_function, strict=False)]
+    totals: list[float] = []
     for scores in zip(*generation.by_function, strict=False):
         parts = [s * weight for s, weight in zip(scores, weights, strict=False) if s == s]
         totals.append(sum(parts) if parts else float("nan"))
@@ -80,8 +87,19 @@ def _numbers(generation: Generation) -> list[float]:
 def unscored_ratio(generation: Generation) -> float:
     """Share of completions that a reward function did not score (None or NaN), of the function where it is
     highest."""
-    columns = generation.by_function
-    return max(sum(score != score for score in column) / max(len(column), 1) for column in columns)
+    return max(map(_share_of_nan, generation.by_function))
+
+
+def _has_no_nan(column: Sequence[float]) -> bool:
+    """Found out fast, from the sum; False also where infinities cancel out."""
+    total = sum(column)
+    return total == total
+
+
+def _share_of_nan(column: Sequence[float]) -> float:
+    if _has_no_nan(column):
+        return 0.0
+    return sum(score != score for score in column) / len(column)
 
 
 def advantage_deviation(rewards: Sequence[float], group_size: int) -> float | None:
@@ -104,20 +122,18 @@ def lowest_correlation(by_function: Sequence[Sequence[float]]) -> float | None:
 
     None with a single function. A function that gives all the same correlates with none.
     """
-    found = [
-        correlation
-        for index, one in enumerate(by_function)
-        for other in by_function[index + 1 :]
-        if (correlation := _correlation(one, other)) is not None
-    ]
-    return min(found, default=None)
+    found = (correlation(one, other) for one, other in combinations(by_function, 2))
+    return min((one for one in found if one is not None), default=None)
 
 
-def _correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+def correlation(one: Sequence[float], other: Sequence[float], fewest: int = 3) -> float | None:
+    """Pearson's, over the pairs of finite numbers; None with less than ``fewest``, or where one is constant."""
     pairs = [(a, b) for a, b in zip(one, other, strict=False) if a - a == 0.0 and b - b == 0.0]
-    if len(pairs) < 3:
+    if len(pairs) < fewest:
         return None
-    first, second = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-    covariance = sum((a - first) * (b - second) for a, b in pairs)
-    product = sum((a - first) ** 2 for a, _ in pairs) * sum((b - second) ** 2 for _, b in pairs)
+    left, right = zip(*pairs, strict=True)
+    first, second = sum(left) / len(pairs), sum(right) / len(pairs)
+    lefts, rights = [a - first for a in left], [b - second for b in right]
+    covariance = sum(map(mul, lefts, rights))
+    product = sum(map(mul, lefts, lefts)) * sum(map(mul, rights, rights))
     return covariance / product**0.5 if product > 1e-18 else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from threading import get_ident
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple
@@ -55,9 +55,12 @@ class PhaseTotals(NamedTuple):
 class PhaseRecorder:
     """Collects the phases of the step in progress, and totals over the run."""
 
+    __slots__ = ("_accounting", "_accounts", "_ended", "_innermost", "_steps", "_thread")
+
     def __init__(self) -> None:
         self._thread = get_ident()
-        self._stack: list[OpenInterval] = []
+        self._innermost: OpenInterval | None = None
+        """The innermost open phase of the training thread: a linked list, each with the one around it."""
         self._ended: deque[_Ended | _StepEnd] = deque()
         self._steps = 0
         self._accounts = _Accounts()
@@ -72,59 +75,53 @@ class PhaseRecorder:
     @property
     def open_phase(self) -> str:
         """Innermost open phase of the training thread, or nothing; safe to ask from any thread."""
-        try:
-            return self._stack[-1][0]
-        except IndexError:
-            return ""
+        innermost = self._innermost
+        return innermost[0] if innermost is not None else ""
 
     def begin(self, phase: str, detail: str = "") -> OpenInterval:
         """Begin a phase; pass what this returns to :meth:`end`."""
-        stack = self._stack
-        if get_ident() == self._thread:
-            opened = (phase, detail, perf_counter_ns(), stack[-1] if stack else None, True)
-            stack.append(opened)
-            return opened
-        try:
-            parent = stack[-1]
-        except IndexError:
-            parent = None
-        return (phase, detail, perf_counter_ns(), parent, False)
+        if get_ident() != self._thread:
+            return (phase, detail, perf_counter_ns(), self._innermost, False)
+        self._innermost = opened = (phase, detail, perf_counter_ns(), self._innermost, True)
+        return opened
 
     def end(self, opened: OpenInterval, failed: bool = False) -> None:
         """End a phase. Phases inside it that are still open (left by an exception) end with it."""
-        now = perf_counter_ns()
         ended = self._ended
-        if opened[4]:
-            stack = self._stack
-            if not stack or stack[-1] is not opened:
-                if not any(other is opened for other in stack):
-                    return
-                while stack[-1] is not opened:
-                    self._leave(stack, now)
-            # In this order: whoever copies first the stack and then what has ended misses nothing.
-            ended.append((opened, now, failed))
-            stack.pop()
-        else:
-            ended.append((opened, now, failed))
+        if self._innermost is opened:
+            # In this order: whoever looks first at what is open and then at what has ended misses nothing.
+            ended.append((opened, perf_counter_ns(), failed))
+            self._innermost = opened[3]
+        elif not opened[4]:
+            ended.append((opened, perf_counter_ns(), failed))
+        elif any(phase is opened for phase in _outwards(self._innermost)):
+            self._end_with_inner(opened, failed)
         if len(ended) > MAX_PHASES:
             self._account()
 
-    def _leave(self, stack: list[OpenInterval], now: int) -> None:
-        self._ended.append((stack[-1], now, True))
-        stack.pop()
+    def _end_with_inner(self, opened: OpenInterval, failed: bool) -> None:
+        now, phase = perf_counter_ns(), self._innermost
+        while phase is not None:
+            self._ended.append((phase, now, failed if phase is opened else True))
+            self._innermost = phase[3]
+            if phase is opened:
+                return
+            phase = phase[3]
 
     def end_step(self) -> int:
         """A step ends; pass what this returns to :meth:`take_step`.
 
         A phase that is still open belongs to the step in which it ends.
         """
-        self._steps += 1
-        self._ended.append((self._steps, self._stack[-1][2] if self._stack else None))
-        return self._steps
+        innermost = self._innermost
+        self._steps = number = self._steps + 1
+        self._ended.append((number, innermost[2] if innermost is not None else None))
+        return number
 
     def add_seconds(self, phase: str, seconds: float) -> None:
-        """Count time that was measured elsewhere; on the training thread alone."""
-        self._accounts.seconds[phase] += seconds
+        """Count time that was measured elsewhere; from any thread."""
+        with self._accounting:
+            self._accounts.seconds[phase] += seconds
 
     # --- elsewhere
 
@@ -144,9 +141,9 @@ class PhaseRecorder:
         scrape to the next would be a restart to Prometheus.
         """
         with self._accounting:
-            stack = self._stack.copy()
+            innermost = self._innermost
             ended = self._accounts.add(self._ended)
-            still_open = [opened for opened in stack if id(opened) not in ended]
+            still_open = [opened for opened in _outwards(innermost) if id(opened) not in ended]
             return self._accounts.totals(still_open, now)
 
     def _account(self) -> None:
@@ -216,10 +213,10 @@ class _Accounts:
         return claimed
 
     def totals(self, still_open: list[OpenInterval], now: int) -> PhaseTotals:
-        """With the phases of the training thread that are open, from the outermost to the innermost."""
+        """With the phases of the training thread that are open, from the innermost to the outermost."""
         seconds, inner = self.seconds.copy(), now
         unclaimed = self._unclaimed.copy()
-        for phase, _, start, _, _ in reversed(still_open):
+        for phase, _, start, _, _ in still_open:
             within = 0
             while unclaimed and unclaimed[-1][0] >= start:
                 begun, duration = unclaimed.pop()
@@ -229,6 +226,13 @@ class _Accounts:
         # A phase may have read the clock for its end before it was seen here as open, and longer.
         self._told = {phase: max(spent, self._told.get(phase, 0.0)) for phase, spent in seconds.items()}
         return PhaseTotals(self._told.copy(), self._counts.copy(), self._function_seconds.copy())
+
+
+def _outwards(innermost: OpenInterval | None) -> Iterator[OpenInterval]:
+    """A phase and those around it."""
+    while innermost is not None:
+        yield innermost
+        innermost = innermost[3]
 
 
 def nest(intervals: Iterable[Interval]) -> list[PhaseInterval]:

@@ -76,20 +76,22 @@ def install() -> bool:
                 name = self.name
                 named = _named[name] if name in _named else _known(name)
                 if named is not None:
-                    self._rlhf_otel_opened = recorder, recorder.begin(*named)
+                    self._rlhf_otel_opened = recorder, recorder.begin(named[0], named[1])
             except Exception as error:  # noqa: BLE001 - faults logs it
                 faults.handle("phases", error, "beginning a phase")
         return enter(self)
 
     def __exit__(self: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
-        opened = self.__dict__.pop("_rlhf_otel_opened", None)
+        opened = self._rlhf_otel_opened
         if opened is not None:
+            self._rlhf_otel_opened = None
             try:
                 opened[0].end(opened[1], exc_type is not None)
             except Exception as error:  # noqa: BLE001 - faults logs it
                 faults.handle("phases", error, "ending a phase")
         return leave(self, exc_type, exc_val, exc_tb)
 
+    patched._rlhf_otel_opened = None
     patched.__enter__, patched.__exit__ = __enter__, __exit__
     _original = (enter, leave)
     return True
@@ -103,4 +105,5 @@ def uninstall() -> None:
 
         patched: Any = ProfilingContext
         patched.__enter__, patched.__exit__ = _original
+        del patched._rlhf_otel_opened
         _original = None

@@ -22,26 +22,23 @@ class RewardFunctionCounts:
         self.none: dict[str, int] = {}
         self.errors: dict[str, int] = {}
         self.nonfinite: dict[str, int] = {}
-        self._fresh: dict[str, int] = {}
-        self._taken_errors: dict[str, int] = {}
+        self.fresh_nonfinite: dict[str, int] = {}
+        """NaN or infinite rewards since :meth:`take_nonfinite`, by function; only functions that returned some."""
+        self.fresh_errors: dict[str, int] = {}
+        """Calls that raised since :meth:`take_errors`, by function; only functions that did."""
 
     def take_nonfinite(self) -> dict[str, int]:
-        """NaN or infinite rewards since the last call, by function; only functions that returned some."""
-        fresh, self._fresh = self._fresh, {}
+        """Take :attr:`fresh_nonfinite`."""
+        fresh, self.fresh_nonfinite = self.fresh_nonfinite, {}
         return fresh
 
     def take_errors(self) -> dict[str, int]:
-        """Calls that raised since the last call, by function; only functions that did."""
-        now, before = dict(self.errors), self._taken_errors
-        self._taken_errors = now
-        return {
-            name: count - before.get(name, 0) for name, count in now.items() if count > before.get(name, 0)
-        }
+        """Take :attr:`fresh_errors`."""
+        fresh, self.fresh_errors = self.fresh_errors, {}
+        return fresh
 
     def count(self, name: str, rewards: Sequence[Any]) -> None:
         """Look at what a function returned for a batch of completions."""
-        if _all_finite(rewards):
-            return
         none = nonfinite = 0
         for reward in rewards:
             if reward is None:
@@ -52,14 +49,11 @@ class RewardFunctionCounts:
             self.none[name] += none
         if nonfinite:
             self.nonfinite[name] += nonfinite
-            self._fresh[name] = self._fresh.get(name, 0) + nonfinite
+            self.fresh_nonfinite[name] = self.fresh_nonfinite.get(name, 0) + nonfinite
 
     def observe(self, name: str, rewards: Any) -> None:
         """As :meth:`count`, never raising. What lies on a device, or can be read only once, is left alone."""
         try:
-            if type(rewards) is list:
-                self.count(name, rewards)
-                return
             on_cpu = getattr(getattr(rewards, "device", None), "type", "cpu") == "cpu"
             if on_cpu and hasattr(rewards, "tolist"):
                 rewards = rewards.tolist()
@@ -67,6 +61,10 @@ class RewardFunctionCounts:
                 self.count(name, rewards)
         except Exception as error:  # noqa: BLE001 - faults logs it
             faults.handle("sources", error, f"counting what reward function {name!r} returned")
+
+    def _raised(self, name: str) -> None:
+        self.errors[name] += 1
+        self.fresh_errors[name] = self.fresh_errors.get(name, 0) + 1
 
     def wrap(self, function: Any, name: str) -> Any:
         """``function``, observed: same name, signature and results. Models and odd callables are returned as
@@ -79,13 +77,16 @@ class RewardFunctionCounts:
         if inspect.iscoroutinefunction(function):
             return self._wrap_async(function, name)
 
+        observe = self.observe
+
         def observed(*args: Any, **kwargs: Any) -> Any:
             try:
                 rewards = function(*args, **kwargs)
             except Exception:
-                self.errors[name] += 1
+                self._raised(name)
                 raise
-            self.observe(name, rewards)
+            if type(rewards) is not list or not _all_finite(rewards):
+                observe(name, rewards)
             return rewards
 
         return _Observed(functools.wraps(function)(observed))
@@ -95,7 +96,7 @@ class RewardFunctionCounts:
             try:
                 rewards = await function(*args, **kwargs)
             except Exception:
-                self.errors[name] += 1
+                self._raised(name)
                 raise
             self.observe(name, rewards)
             return rewards

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
-from statistics import StatisticsError, correlation
 from typing import Any, Final
 
 from rlhf_otel.records import Histogram
-from rlhf_otel.sources.groups import Generation, is_dead, weighted_rewards
+from rlhf_otel.sources.groups import Generation, correlation, is_dead, weighted_rewards
 from rlhf_otel.sources.reward_range import RewardRange
 
 SAMPLED: Final = 8
@@ -34,9 +33,13 @@ class Samples:
         self._masks_truncated = masks_truncated
         self.rewards = rewards or RewardRange()
 
-    def signals(self, generation: Generation, logged: Mapping[str, float]) -> dict[str, float]:
-        """Signal name to value; ``logged`` are the signals that the trainer itself took of this generation."""
-        rewards = weighted_rewards(generation)
+    def signals(
+        self, generation: Generation, logged: Mapping[str, float], rewards: Sequence[float] | None = None
+    ) -> dict[str, float]:
+        """Signal name to value. ``logged`` are the signals that the trainer itself took of this generation,
+        ``rewards`` its weighted rewards where they are known already."""
+        if rewards is None:
+            rewards = weighted_rewards(generation)
         texts = [text_of(completion) for completion in generation.completions]
         found = self._dead_groups(rewards, generation.group_size)
         found.update(_wording(texts))
@@ -105,13 +108,8 @@ def repetition(words: Sequence[str]) -> float | None:
 
 
 def _length_bias(rewards: Sequence[float], texts: Sequence[str]) -> dict[str, float]:
-    scored = [
-        (reward, float(len(text))) for reward, text in zip(rewards, texts, strict=False) if isfinite(reward)
-    ]
-    try:
-        return {"reward_length_correlation": correlation(*zip(*scored, strict=True))}
-    except (StatisticsError, TypeError):  # all alike, or fewer than two
-        return {}
+    found = correlation(rewards, list(map(len, texts)), fewest=2)
+    return {} if found is None else {"reward_length_correlation": found}
 
 
 def truncated_token_ratio(logged: Mapping[str, float]) -> float | None:
@@ -129,7 +127,11 @@ def histogram(rewards: Iterable[float]) -> Histogram | None:
     if not finite:
         return None
     low, high = min(finite), max(finite)
-    counts = [0] * BINS
-    for reward in finite:
-        counts[min(BINS - 1, int((reward - low) / (high - low) * BINS)) if high > low else 0] += 1
+    counts = [0] * (BINS + 1)
+    if (width := high - low) > 0:
+        for reward in finite:
+            counts[int((reward - low) / width * BINS)] += 1
+    else:
+        counts[0] = len(finite)
+    counts[BINS - 1] += counts.pop()  # the highest itself
     return Histogram(low, high, counts)

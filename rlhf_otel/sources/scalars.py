@@ -10,14 +10,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-
-class Reading(NamedTuple):
-    """A scalar of a step. ``lag`` is the number of steps that passed until it could be read."""
-
-    name: str
-    value: Any
-    """A number, or a tensor with one element on the CPU that nobody changes."""
-    lag: int
+Reading = tuple[str, Any, int]
+"""A scalar of a step: its name, its value (a number, or a tensor with one element on the CPU that nobody changes),
+and the number of steps that passed until it could be read."""
 
 
 class _Pending(NamedTuple):
@@ -37,12 +32,13 @@ class ScalarReader:
 
     def add(self, name: str, value: Any) -> None:
         """Note a scalar of the step in progress: a number or a tensor with one element."""
-        device = getattr(value, "device", None)
-        kind = getattr(device, "type", "cpu")
+        if getattr(value, "is_cpu", False):
+            # Not the graph behind it. A plain tuple, which takes a third of the time of a named one.
+            self._ready.append((name, value.detach() if value.requires_grad else value, 0))
+            return
+        kind = getattr(getattr(value, "device", None), "type", "cpu")
         if kind == "cpu":
-            # Not the graph behind it.
-            kept = value.detach() if getattr(value, "requires_grad", False) else value
-            self._ready.append(Reading(name, kept, 0))
+            self._ready.append((name, value, 0))
         elif kind == "cuda":
             self._copy(name, value)
 
@@ -63,7 +59,7 @@ class ScalarReader:
             waiting = {pending.step for pending in self._pending if not pending.event.query()}
             for pending in self._pending:
                 if pending.step not in waiting:
-                    readings.append(Reading(pending.name, float(pending.host), self._step - pending.step))
+                    readings.append((pending.name, float(pending.host), self._step - pending.step))
             self._pending = [pending for pending in self._pending if pending.step in waiting]
         self._step += 1
         return readings

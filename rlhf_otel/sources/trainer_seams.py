@@ -70,11 +70,13 @@ class TrainerSeams:
         return timed(self._recorder, phase, original)
 
     def _read(self, name: str, original: Function) -> Function:
+        scalars = self._scalars
+
         def read(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             try:
                 if result is not None:
-                    self._scalars.add(name, result)
+                    scalars.add(name, result)
             except Exception as error:  # noqa: BLE001 - faults logs it
                 faults.handle("sources", error, f"reading the {name}")
             return result

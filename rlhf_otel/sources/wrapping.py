@@ -49,14 +49,16 @@ class Wrappers:
 def timed(recorder: PhaseRecorder, phase: str, original: Function, detail: str = "") -> Function:
     """``original``, as a phase."""
 
+    begin, end = recorder.begin, recorder.end
+
     def in_phase(*args: Any, **kwargs: Any) -> Any:
-        opened = recorder.begin(phase, detail)
-        failed = True
+        opened = begin(phase, detail)
         try:
             result = original(*args, **kwargs)
-            failed = False
-            return result
-        finally:
-            recorder.end(opened, failed)
+        except BaseException:
+            end(opened, True)
+            raise
+        end(opened)
+        return result
 
     return in_phase

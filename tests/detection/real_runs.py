@@ -1,4 +1,4 @@
-"""Copies of real runs that ``benchmarks/evidence.py`` has made: step records with what rules read."""
+"""Copies of real runs that ``benchmarks/evidence.py`` and ``further_runs.py`` have made: step records with what rules read."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from rlhf_otel.detection.detector import Detector
 from rlhf_otel.detection.promql import ENGINE, STREAK, Timing, compile_rule, series
 from rlhf_otel.exporters.exposition import RunsCollector
 from rlhf_otel.generate import rule_tests
+from rlhf_otel.generate.page import Links
 from rlhf_otel.records import RunIdentity, RunView, Snapshot, Statistics, StepRecord
 
 LEVEL = [rule for rule in RULES if rule.rule_class is RuleClass.LEVEL]
@@ -36,7 +37,7 @@ every_level_rule = pytest.mark.parametrize("rule", LEVEL, ids=lambda rule: rule.
 @functools.cache
 def generated() -> dict[str, dict[str, Any]]:
     """The generated tests by name; test_generated_files has promtool run them."""
-    text = rule_tests.tests_file(Timing(), "rules.yaml", "runbooks", RULES)
+    text = rule_tests.tests_file(Timing(), "rules.yaml", Links(), RULES)
     return {case["name"].partition(": sustained")[0]: case for case in yaml.safe_load(text)["tests"]}
 
 

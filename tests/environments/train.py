@@ -8,11 +8,13 @@ The journal goes to ``FOLDER/journal``, the rest to ``FOLDER/result.json``; of a
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
+import tiny_experimental
 import tiny_older
 import tiny_trainers
 import transformers
@@ -21,7 +23,7 @@ import trl
 from rlhf_otel import faults
 from rlhf_otel.callback import TelemetryCallback
 
-BUILDERS = {**tiny_trainers.MAIN, **tiny_older.OLDER}
+BUILDERS = {**tiny_trainers.MAIN, **tiny_experimental.EXPERIMENTAL, **tiny_older.OLDER}
 
 
 class Logged(transformers.TrainerCallback):
@@ -66,5 +68,7 @@ def seen(run: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for name, where, arguments in json.loads(sys.argv[1]):
-        found = train(name, Path(where), arguments)
-        (Path(where) / "result.json").write_text(json.dumps(found, default=str), encoding="utf-8")
+        folder = Path(where, os.environ.get("RANK", ""))
+        folder.mkdir(exist_ok=True)
+        found = train(name, folder, arguments)
+        (folder / "result.json").write_text(json.dumps(found, default=str), encoding="utf-8")

@@ -27,12 +27,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from views import complete_view, grpo_view, view_of
+from views import NOW_NS, complete_view, grpo_view, view_of
 
 from rlhf_otel import faults
 from rlhf_otel.catalogue.metrics import METRIC_BY_NAME, METRICS, MetricType
+from rlhf_otel.catalogue.rules import RULES, Severity
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.detection.detector import Verdict
 from rlhf_otel.exporters import exposition
 from rlhf_otel.exporters.exposition import RunsCollector
 from rlhf_otel.pipeline import Pipeline
@@ -106,6 +108,34 @@ def test_a_family_has_the_type_help_and_labels_of_the_catalogue() -> None:
         assert family.documentation == metric.help
         for sample in family.samples:
             assert sample.labels.keys() - {"le"} == {"run_id", *metric.labels}, metric.name
+
+
+# The last good checkpoint
+
+
+@pytest.mark.parametrize(
+    ("severity", "active", "expected"),
+    [(Severity.CRITICAL, True, 20.0), (Severity.CRITICAL, False, 40.0), (Severity.WARNING, True, 40.0)],
+)
+def test_a_good_checkpoint_is_older_than_every_critical_anomaly(
+    severity: Severity, active: bool, expected: float
+) -> None:
+    view = grpo_view(functions=1)
+    rule = next(rule for rule in RULES if rule.severity is severity)
+    verdict = Verdict(rule, active, 1, first_step=30, first_time_ns=NOW_NS)
+    saved = tuple((step, 1e9 + step) for step in (10, 20, 30, 40))
+    view = view._replace(snapshot=view.snapshot._replace(verdicts=(verdict,), saved=saved))
+    found = families(view)
+    assert [s.value for s in found["rlhf_last_good_checkpoint_step"].samples] == [expected]
+    assert [s.value for s in found["rlhf_last_good_checkpoint_timestamp_seconds"].samples] == [1e9 + expected]
+    assert [s.value for s in found["rlhf_anomaly_first_timestamp_seconds"].samples] == [NOW_NS / 1e9]
+
+
+def test_there_may_be_no_good_checkpoint() -> None:
+    view = grpo_view(functions=1)
+    rule = next(rule for rule in RULES if rule.severity is Severity.CRITICAL)
+    snapshot = view.snapshot._replace(verdicts=(Verdict(rule, True, 1, 1),), saved=((10, 1e9),))
+    assert "rlhf_last_good_checkpoint_step" not in families(view._replace(snapshot=snapshot))
 
 
 # How many series

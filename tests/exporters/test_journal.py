@@ -76,7 +76,7 @@ def same(left: object, right: object) -> bool:
 TEXT = st.text() | st.sampled_from(
     ["NaN", "Infinity", "-Infinity", "\\NaN", "\\\\-Infinity", "nan", "\ud800", "\u2028"]
 )
-NUMBERS = st.floats() | st.integers() | st.sampled_from([NAN, INF, -INF, -0.0])
+NUMBERS = st.floats() | st.integers(-(2**63), 2**64 - 1) | st.sampled_from([NAN, INF, -INF, -0.0])
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from rlhf_otel import generate
-from rlhf_otel.catalogue.rules import MAX_CRITICAL_RULES, RULES, Severity
+from rlhf_otel.catalogue.impacts import IMPACT
+from rlhf_otel.catalogue.metrics import METRIC_BY_NAME
+from rlhf_otel.catalogue.rules import MAX_CRITICAL_RULES, RULES, Rule, Severity
 from rlhf_otel.cli import commands
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.errors import ConfigurationError
-from rlhf_otel.generate import alertmanager, prometheus, rules
+from rlhf_otel.generate import alertmanager, prometheus, rules, runbooks
 
 ROOT = Path(__file__).parent.parent.parent
 RULES_FILE = ROOT / "alerts/rlhf.rules.yaml"
@@ -64,6 +68,39 @@ def test_promtool_accepts_rules_and_configuration() -> None:
     for command in (("check", "rules", RULES_FILE), ("check", "config", ROOT / "deploy/prometheus.yml")):
         done = run("promtool", *command)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def resources() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((ROOT / "alerts/rlhf.prometheusrule.yaml").read_text(encoding="utf-8")))
+
+
+def test_the_operator_s_resources_hold_the_same_groups() -> None:
+    groups = [group for resource in resources() for group in resource["spec"]["groups"]]
+    assert groups == yaml.safe_load(RULES_FILE.read_text(encoding="utf-8"))["groups"]
+
+
+def test_each_resource_fits_into_the_annotation_that_kubectl_apply_keeps() -> None:
+    for resource in resources():
+        assert len(json.dumps(resource)) < 250 * 2**10, resource["metadata"]["name"]
+
+
+def test_links_and_selector_are_options(tmp_path: Path) -> None:
+    options = {
+        "--runbook-base": "https://wiki/", "--board-base": "", "--trace-url": "https://jaeger/{trace_id}",
+        "--selector": 'cluster="a"',
+    }  # fmt: skip
+    command = ["generate", "--out", str(tmp_path), *(word for option in options.items() for word in option)]
+    done = CliRunner().invoke(commands, command)
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "rlhf.rules.yaml").read_text(encoding="utf-8")
+    assert "runbook_url: https://wiki/NonFinite.md" in text
+    assert "board_url" not in text
+    assert "https://jaeger/{{ . }}" in text
+    assert 'rlhf_anomaly_active{rule="NonFinite",cluster="a"} == 1' in text
+    done = CliRunner().invoke(commands, ["generate", "--out", str(tmp_path), "--trace-url", "https://jaeger"])
+    assert done.exit_code == 2
+    assert "{trace_id}" in done.output
+    assert CliRunner().invoke(commands, ["generate", "--selector", "a='b'"]).exit_code == 2
 
 
 @needs_promtool
@@ -128,7 +165,7 @@ def test_every_rule_has_an_alert_a_runbook_and_a_test_from_both_sides() -> None:
         mine = [alert for alert in alerts if alert["alert"] == rule.alert]
         assert mine, rule.name
         for alert in mine:
-            assert alert["labels"]["severity"] == rule.severity
+            assert alert["labels"]["severity"] == rule.severity or rule.name == "Drill"
             assert {"summary", "description", "runbook_url"} <= alert["annotations"].keys()
             assert (ROOT / alert["annotations"]["runbook_url"]).exists()
         cases = [case for case in tests if case["alert_rule_test"][0]["alertname"] == rule.alert]
@@ -145,6 +182,40 @@ def test_every_rule_has_an_alert_a_runbook_and_a_test_from_both_sides() -> None:
             a["exp_labels"]["run_id"] for case in cases for a in case["alert_rule_test"][0]["exp_alerts"]
         }
         assert runs - firing, f"{rule.name} has no silent run"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_runbook_says_all_that_is_needed_at_night(rule: Rule) -> None:
+    text = (ROOT / f"docs/runbooks/{rule.name}.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (\w+)\n\n(.+?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert list(sections) == ["Meaning", "Impact", "Diagnosis", "Mitigation", "Expression"]
+    assert sections["Impact"].strip()
+    assert "```promql" in sections["Diagnosis"] or rule.name in ("Watchdog", "Drill")
+    assert rule.remedy in sections["Mitigation"]
+
+
+@needs_promtool
+@pytest.mark.servers
+def test_the_queries_of_the_runbooks_are_promql(tmp_path: Path) -> None:
+    queries = [
+        line
+        for rule in RULES
+        for block in re.findall(r"```promql\n(.+?)\n```", runbooks.runbooks((rule,))[rule.name], re.DOTALL)[
+            :1
+        ]
+        for line in block.splitlines()
+        if rule.name not in ("Watchdog", "Drill")
+    ]
+    named = set(re.findall(r"rlhf_\w+", " ".join(queries)))
+    assert named <= METRIC_BY_NAME.keys()
+    rules_ = [{"record": f"q{number}", "expr": query} for number, query in enumerate(dict.fromkeys(queries))]
+    (tmp_path / "q.yaml").write_text(yaml.safe_dump({"groups": [{"name": "q", "rules": rules_}]}))
+    done = run("promtool", "check", "rules", "q.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_impact_is_of_a_rule_that_is_gone() -> None:
+    assert IMPACT.keys() <= {rule.name for rule in RULES}
 
 
 def test_few_rules_page() -> None:

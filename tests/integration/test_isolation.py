@@ -12,7 +12,7 @@ from otlp_receiver import http_receiver
 from outcomes import STEPS, Outcome, outcome
 from tiny import build_trainer, variety
 
-from rlhf_otel import ConfigurationError, TelemetryCallback, assembly, faults, run
+from rlhf_otel import ConfigurationError, TelemetryCallback, assembly, faults, step_recorder
 from rlhf_otel.exporters.journal import JournalWriter
 from rlhf_otel.exporters.traces import TraceExporter
 from rlhf_otel.sources.system import SystemSampler
@@ -23,7 +23,7 @@ def broken(*_: Any, **__: Any) -> Any:
 
 
 SOURCES: dict[str, tuple[Any, str, str, str]] = {
-    "groups": (run, "last_generation", "reading groups", "rlhf_zero_advantage_groups_ratio"),
+    "groups": (step_recorder, "last_generation", "reading groups", "rlhf_zero_advantage_groups_ratio"),
     "system": (SystemSampler, "signals", "reading system signals", ""),
     "phases": (assembly, "nest", "nesting a step's phases", ""),
     "derived": (assembly, "add_derived", "deriving signals", ""),

@@ -6,11 +6,14 @@ All runs are watched at once, since most of the time goes into waiting for what 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from observing import fetch
@@ -30,8 +33,12 @@ pytestmark = [
 
 STATUS = {"finish": 0, "nan_reward": 0, "exception": 1, "terminate": -15, "kill": -9}
 """Scenario, which is its run's id too, to the exit status of its process."""
+FROZEN, RESUMED = "frozen", "resumed"
+"""A run whose endpoint does not answer for a while; one that is pre-empted and goes on elsewhere."""
+FREEZE_S = 3.0
+"""Longer than the timeout of two scrapes, shorter than a run that is gone."""
 PAGED = {"nan_reward": "NonFinite", "exception": "RunFailed", "kill": "RunGone"}
-SILENT = ("finish", "terminate")
+SILENT = ("finish", "terminate", FROZEN, RESUMED)
 WITHIN_S = 90.0
 QUIET_S = 20
 """After the end, in the time of Prometheus' evaluations: a run counts as gone after 8 s here, and Alertmanager
@@ -58,12 +65,18 @@ def watch(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """All runs, trained and watched to their ends and for a while after."""
     folder = tmp_path_factory.mktemp("watch")
     receiver = Receiver(folder / "traces")
-    ports = {scenario: free_port() for scenario in STATUS}
+    ports = {name: free_port() for name in (*STATUS, FROZEN, RESUMED, f"{RESUMED} elsewhere")}
     servers = Servers(folder, [f"localhost:{port}" for port in ports.values()], receiver.start())
     try:
         servers.start()
         trainings = {scenario: start(nursery, scenario, folder, ports[scenario]) for scenario in STATUS}
+        frozen = start(nursery, "finish", folder, ports[FROZEN], FROZEN)
+        resumed = start(nursery, "terminate", folder, ports[RESUMED], RESUMED)
         ask_once(trainings["finish"])
+        freeze(frozen)
+        assert resumed.wait() == STATUS["terminate"], resumed.output
+        resumed = start(nursery, "finish", folder / "elsewhere", ports[f"{RESUMED} elsewhere"], RESUMED)
+        assert [frozen.wait(), resumed.wait()] == [0, 0]
         for scenario, training in trainings.items():
             assert training.wait() == STATUS[scenario], training.output
         ended = time.time()
@@ -76,11 +89,27 @@ def watch(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         receiver.stop()
 
 
-def start(nursery: Nursery, scenario: str, folder: Path, port: int) -> Training:
-    (folder / scenario).mkdir()
+def start(nursery: Nursery, scenario: str, folder: Path, port: int, run_id: str | None = None) -> Training:
+    place = folder / (run_id or scenario)
+    place.mkdir(parents=True)
     return nursery.start(
-        scenario, folder / scenario, RUN_ID=scenario, PORT=str(port), SCRAPERS="2", SECONDS="0.3"
+        scenario,
+        place,
+        RUN_ID=run_id or scenario,
+        PORT=str(port),
+        SCRAPERS="2",
+        SECONDS="0.3",
+        RLHF_OTEL_TEAM="alignment",
+        RLHF_OTEL_OWNER="ada",
     )
+
+
+def freeze(training: Training) -> None:
+    """The process answers nothing for a while, as on a host that swaps."""
+    training.address()
+    os.kill(training.pid, signal.SIGSTOP)
+    time.sleep(FREEZE_S)
+    os.kill(training.pid, signal.SIGCONT)
 
 
 def ask_once(training: Training) -> None:
@@ -124,6 +153,48 @@ def test_a_page_says_what_and_since_when(watch: Watch) -> None:
     said = [alert["annotations"].get("observed", "") for alert in page.firing]
     assert any(f"since step {STRIKES}" in text for text in said)
     assert page.firing[0]["annotations"]["runbook_url"].endswith("NonFinite.md")
+
+
+def test_scrapes_of_the_frozen_run_did_fail(watch: Watch) -> None:
+    """Between two that did not: else its silence would say nothing."""
+    query = f'count_over_time((up == 0 and on (instance) last_over_time(rlhf_step{{run_id="{FROZEN}"}}[10m]))[10m:1s])'
+    for url in watch.prometheus:
+        assert ask(url, f"/api/v1/query?query={urllib.request.quote(query)}")["result"]
+
+
+def test_the_resumed_run_was_seen_on_both_hosts(watch: Watch) -> None:
+    query = f'count(count by (instance) (last_over_time(rlhf_step{{run_id="{RESUMED}"}}[10m])))'
+    for url in watch.prometheus:
+        (series,) = ask(url, f"/api/v1/query?query={urllib.request.quote(query)}")["result"]
+        assert series["value"][1] == "2"
+
+
+@pytest.mark.parametrize(
+    ("run_id", "state"), [("nan_reward", "still running"), ("exception", "failed"), ("kill", "gone")]
+)
+def test_a_page_says_for_whom_how_the_run_is_and_what_is_at_stake(
+    watch: Watch, run_id: str, state: str
+) -> None:
+    """Of a run that nothing is known of any more, too."""
+    page = next(
+        note
+        for note in watch.notifications
+        if note.receiver == "page" and note.firing and note.firing[0]["labels"]["run_id"] == run_id
+    )
+    alert = page.firing[0]
+    assert alert["labels"]["team"] == "alignment"
+    said = alert["annotations"]
+    assert said["owner"] == "ada"
+    assert said["state"].startswith(state)
+    assert float(said["gpu_hours_at_risk"]) >= 0
+    assert said["last_good_checkpoint"] == "none in this attempt"
+    assert said["action_taken"] == "none"
+    board = urlsplit(said["board_url"])
+    asked = {name: values[0] for name, values in parse_qs(board.query).items()}
+    assert asked["var-run"] == run_id
+    assert int(asked["from"]) / 1000 < page.time_s < int(asked["to"]) / 1000
+    if run_id == "nan_reward":
+        assert said["trace_id"] in said["trace_url"]
 
 
 @pytest.mark.parametrize("run_id", ["finish", "exception", "terminate"])

@@ -21,7 +21,7 @@ from tiny import _base_model
 from rlhf_otel.demo import language
 from rlhf_otel.demo.servers import Server, program
 from rlhf_otel.detection.promql import Timing
-from rlhf_otel.generate import prometheus, rules
+from rlhf_otel.generate import prometheus, recording, rules
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -132,9 +132,13 @@ def watching(folder: Path, targets: Path, *more: str) -> Iterator[Prometheus]:
     targets.mkdir(parents=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rules.yaml").write_text(rules.rules_file(TIMING))
+    (folder / "recording.yaml").write_text(recording.recording_file(TIMING))
     (folder / "prometheus.yml").write_text(
         prometheus.config_file(
-            TIMING, [str(folder / "rules.yaml")], file_sd=[str(targets / "*.json")], alertmanagers=()
+            TIMING,
+            [str(folder / "rules.yaml"), str(folder / "recording.yaml")],
+            file_sd=[str(targets / "*.json")],
+            alertmanagers=(),
         )
     )
     path, port = program("prometheus"), free_port()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_otel.sources.scalars import Reading, ScalarReader
+from rlhf_otel.sources.scalars import ScalarReader
 
 
 def taken(reader: ScalarReader) -> list[tuple[str, float, int]]:
@@ -34,9 +34,9 @@ def test_the_graph_behind_a_scalar_is_not() -> None:
     weight = torch.ones(3, requires_grad=True)
     reader = ScalarReader()
     reader.add("loss", (weight * 2).sum())
-    (reading,) = reader.take()
-    assert float(reading.value) == 6.0
-    assert getattr(reading.value, "grad_fn", None) is None
+    ((_, value, _),) = reader.take()
+    assert float(value) == 6.0
+    assert getattr(value, "grad_fn", None) is None
 
 
 def test_a_tensor_elsewhere_is_left_alone() -> None:
@@ -85,9 +85,9 @@ def test_a_device_is_not_waited_for(device: list[Copy]) -> None:
     assert reader.take() == []
     device[0].done = True
     reader.add("loss", OnDevice(2.0))
-    assert reader.take() == [Reading("loss", 1.0, 1)]
+    assert reader.take() == [("loss", 1.0, 1)]
     device[1].done = True
-    assert reader.take() == [Reading("loss", 2.0, 1)]
+    assert reader.take() == [("loss", 2.0, 1)]
     assert reader.take() == []
 
 
@@ -98,14 +98,14 @@ def test_the_micro_batches_of_a_step_are_read_together(device: list[Copy]) -> No
     device[0].done = True
     assert reader.take() == []
     device[1].done = True
-    assert reader.take() == [Reading("loss", 1.0, 1), Reading("loss", 2.0, 1)]
+    assert reader.take() == [("loss", 1.0, 1), ("loss", 2.0, 1)]
 
 
 def test_what_is_there_at_once_has_no_lag(device: list[Copy]) -> None:
     reader = ScalarReader()
     reader.add("loss", OnDevice(1.0))
     device[0].done = True
-    assert reader.take() == [Reading("loss", 1.0, 0)]
+    assert reader.take() == [("loss", 1.0, 0)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -117,5 +117,5 @@ def test_a_real_device_is_read_a_step_later_at_most() -> None:
             reader.add("loss", torch.full((), float(step), device="cuda"))
         found += reader.take()
         torch.cuda.synchronize()
-    assert [reading.value for reading in found] == [0.0, 1.0, 2.0]
-    assert all(reading.lag <= 1 for reading in found)
+    assert [value for _, value, _ in found] == [0.0, 1.0, 2.0]
+    assert all(lag <= 1 for _, _, lag in found)

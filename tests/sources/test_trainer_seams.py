@@ -135,9 +135,9 @@ def test_scalars_are_read_from_results(observed: Observed) -> None:
     loss = torch.tensor(math.nan, requires_grad=True)
     assert observed.trainer.training_step(loss) is loss
     assert observed.trainer._get_grad_norm() is None
-    (reading,) = observed.scalars.take()
-    assert reading.name == "loss"
-    assert math.isnan(float(reading.value))
+    ((name, value, _),) = observed.scalars.take()
+    assert name == "loss"
+    assert math.isnan(float(value))
 
 
 def test_a_scalar_that_cannot_be_read_is_a_fault_and_no_more(

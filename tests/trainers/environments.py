@@ -56,3 +56,11 @@ def train(environment: str, folder: Path, trainers: dict[str, dict[str, Any]]) -
     return {
         name: json.loads((folder / name / "result.json").read_text(encoding="utf-8")) for name in trainers
     }
+
+
+def train_on_two_ranks(environment: str, folder: Path, name: str, **arguments: Any) -> list[dict[str, Any]]:
+    """What each of two real ranks under torchrun saw of a tiny trainer; their files are in ``folder/RANK``."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = run_python(environment, *launcher, str(TRAIN), json.dumps([(name, str(folder), arguments)]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads((folder / rank / "result.json").read_text(encoding="utf-8")) for rank in ("0", "1")]

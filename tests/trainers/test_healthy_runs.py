@@ -28,7 +28,7 @@ BREAKING = {"grpowithreplaybuffer"}
 """TRL compares tensors where two scores in its buffer tie, and raises sooner or later."""
 OLDER: dict[str, dict[str, dict[str, Any]]] = {
     "ppo": {**dict.fromkeys(AT_1_12.keys() - BREAKING, HEALTHY), "ppo": {**HEALTHY, **PPO_STEPS}},
-    "trl029": dict.fromkeys(AT_0_29, HEALTHY),
+    "trl029": {**dict.fromkeys(AT_0_29.keys() - BREAKING, HEALTHY), "ppo": {**HEALTHY, **PPO_STEPS}},
 }
 """Environment to its trainers, all that last."""
 

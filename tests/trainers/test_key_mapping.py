@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,10 @@ import tiny_experimental
 import tiny_pipelines
 import tiny_trainers
 import trl
+import trl_source
+from environments import interpreter
 from other_versions import AT_0_29, AT_1_12
+from other_versions import algorithm_of as algorithm_of_name
 from transformers import TrainerCallback
 
 from rlhf_otel import faults
@@ -119,39 +120,69 @@ def test_a_key_that_trl_adds_is_noticed() -> None:
     assert unexpected(["perf/fwd_s", "perf/brand_new"], "asyncgrpo") == {"perf/brand_new"}
 
 
-KEY_IN_SOURCE = re.compile(
-    r"""(?:self\.(?:_metrics\[[^\]]+\]|metrics|stats)|(?<![\w.])metrics)\[f?"(?P<key>[^"]+)"\]"""
-)
-"""Where TRL's trainers note what they will log."""
-PARTS = ("", "name", "on_policy", "off_policy", "sdpo")
-"""What stands for a name that TRL puts into a key."""
+VERSIONS = [
+    pytest.param("", trainers.NOW, BUILDERS.keys(), id=trainers.NOW),
+    pytest.param("ppo", trainers.LAST_PPO, AT_1_12.keys() | BUILDERS.keys(), id=trainers.LAST_PPO, marks=pytest.mark.slow),
+    pytest.param("trl029", trainers.OLDEST, AT_0_29.keys(), id=trainers.OLDEST, marks=pytest.mark.slow),
+]  # fmt: skip
+"""Environment, its version of TRL, and the trainers that are run with it."""
 
 
-def keys_in_source() -> Iterator[tuple[str, str]]:
-    """Algorithm and key, of what the installed TRL can log, whether or not a tiny run gets there."""
-    package = Path(trl.__file__).parent
-    for source in sorted(package.rglob("*_trainer.py")):
-        algorithm = source.stem.removesuffix("_trainer").replace("_", "")
-        for found in KEY_IN_SOURCE.finditer(source.read_text(encoding="utf-8")):
-            yield algorithm, found["key"]
+@pytest.mark.parametrize(("environment", "version", "run_here"), VERSIONS)
+def test_every_key_in_trl_s_source_has_a_meaning(environment: str, version: str, run_here: Any) -> None:
+    """Whether or not a tiny run gets there. It fails when TRL adds a key."""
+    found = set(trl_source.keys(package(environment)))
 
-
-def test_every_key_in_trl_s_source_has_a_meaning() -> None:
-    found = set(keys_in_source())
-    candidates = {pair: {re.sub(r"{[^}]*}", part, pair[1]) for part in PARTS} for pair in found}
-
-    assert len(found) > 150, "TRL notes its metrics in another way: KEY_IN_SOURCE has to follow"
+    assert len(found) > 150, "TRL notes its metrics in another way: trl_source has to follow"
     assert {"grpo", "rloo", "dpo", "kto", "sft", "reward"} <= {algorithm for algorithm, _ in found}
-    assert not {pair for pair, keys in candidates.items() if len(unexpected(keys, pair[0])) == len(keys)}
+    assert not {
+        (algorithm, key)
+        for algorithm, key in found
+        if all(unexpected([spelt], algorithm) for spelt in trl_source.spellings(key))
+    }
 
 
-def test_every_trainer_of_trl_belongs_to_a_family() -> None:
+@pytest.mark.parametrize(("environment", "version", "run_here"), VERSIONS)
+def test_every_trainer_of_trl_belongs_to_a_family_and_is_run(
+    environment: str, version: str, run_here: Any
+) -> None:
     known = {algorithm for family in FAMILIES for algorithm in family.algorithms}
-    sources = Path(trl.__file__).parent.rglob("*_trainer.py")
-    present = {source.stem.removesuffix("_trainer").replace("_", "") for source in sources} - {"base"}
+    present = trl_source.algorithms(package(environment))
 
+    assert len(present) > 15
     assert present <= known
-    assert present <= BUILDERS.keys(), "each is run here"
+    assert present <= {algorithm_of_name(name) for name in run_here}
+
+
+@pytest.mark.parametrize(("environment", "version", "run_here"), VERSIONS)
+def test_a_key_that_is_for_replay_is_logged_by_no_version_that_runs(
+    environment: str, version: str, run_here: Any
+) -> None:
+    found = set(trl_source.keys(package(environment)))
+    replayed = {(algorithm, key) for one in FAMILIES for algorithm in one.algorithms for key in one.replayed}
+
+    assert ("ppo", "ppo/loss/value") in replayed
+    assert all(family.replayed <= family.keys.keys() for family in FAMILIES)
+    assert not replayed & found
+
+
+def test_a_key_that_trl_adds_is_found_in_its_source(tmp_path: Path) -> None:
+    """Both sides of the scan: a trainer as it is, and with one more line."""
+    source = Path(trl.__file__).parent / "trainer/dpo_trainer.py"
+    copy = tmp_path / "dpo_trainer.py"
+    copy.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    before = set(trl_source.keys(tmp_path))
+    with copy.open("a", encoding="utf-8") as file:
+        file.write('        self._metrics[mode]["brand_new/key"].append(1.0)\n')
+
+    assert set(trl_source.keys(tmp_path)) - before == {("dpo", "brand_new/key")}
+
+
+def package(environment: str) -> Path:
+    """Where TRL lies in an environment; by default in this one."""
+    if not environment:
+        return Path(trl.__file__).parent
+    return trl_source.package(interpreter(environment))
 
 
 def test_the_table_of_trainers_says_what_these_tests_run() -> None:
@@ -161,8 +192,8 @@ def test_the_table_of_trainers_says_what_these_tests_run() -> None:
             of.setdefault(version, set()).add(tested.algorithm)
 
     assert of[trainers.NOW] == BUILDERS.keys()
-    assert of[trainers.LAST_PPO] == AT_1_12.keys()
-    assert of[trainers.OLDEST] == AT_0_29.keys()
+    assert of[trainers.LAST_PPO] == {algorithm_of_name(name) for name in AT_1_12} - of[trainers.NOW]
+    assert of[trainers.OLDEST] == {algorithm_of_name(name) for name in AT_0_29}
     assert trl.__version__.startswith(trainers.NOW)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from environments import TEST_TIMEOUT_S, train
-from other_versions import AT_0_29, AT_1_12
+from other_versions import AT_0_29, AT_1_12, algorithm_of
 from test_key_mapping import unexpected
 
 from rlhf_otel.exporters.journal import read_journal
@@ -50,15 +50,15 @@ def test_every_key_has_a_meaning(
     environment: str, version: str, name: str, signals: set[str], environments: Callable[[str], Seen]
 ) -> None:
     folder, seen = environments(environment)
-    found = seen[name]
+    found, algorithm = seen[name], algorithm_of(name)
     assert "error" not in found, found["error"]
     logged = set().union(*found["history"]) - {"step"}
 
     assert found["versions"]["trl"].startswith(version)
-    assert found["algorithm"] == name
+    assert found["algorithm"] == algorithm
     assert len(logged) > 5
-    assert not unexpected(logged, name)
-    assert not unexpected(found["unmapped"], name)
+    assert not unexpected(logged, algorithm)
+    assert not unexpected(found["unmapped"], algorithm)
     assert signals <= {signal for signal, value in found["values"].items() if value is not None}
     assert found["faults"] == 0
     assert found["outcome"] == "finished"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_otel import json_text
 from rlhf_otel.errors import ReplayError
 from rlhf_otel.replay.rows import Row, row_of
 
@@ -24,7 +24,7 @@ def json_objects(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any]]
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            found = json_text.loads(line)
         except (ValueError, RecursionError) as error:
             if not line.endswith(b"\n"):
                 return

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rlhf_otel import json_text
 from rlhf_otel.errors import ReplayError
 from rlhf_otel.replay.following import Following, LogReplacedError
 from rlhf_otel.replay.rows import Row, row_of
@@ -19,7 +19,7 @@ SUMMARY = "train_runtime"
 def log_dicts(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """The log dicts, and whether they are of a real trainer state. ReplayError where there are none."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json_text.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         hint = "cut off? Take the trainer_state.json of a checkpoint that was saved whole, or the journal"
         raise ReplayError(f"{path} is not JSON ({error}): {hint}") from None

@@ -20,7 +20,7 @@ from rlhf_otel.sources.trl_keys.distillation import (
     SELF_DISTILLATION_PASSED,
 )
 from rlhf_otel.sources.trl_keys.group_policy import GRPO, RLOO
-from rlhf_otel.sources.trl_keys.ppo import PPO, PPO_DERIVED
+from rlhf_otel.sources.trl_keys.ppo import PPO, PPO_BEFORE_0_12, PPO_DERIVED
 from rlhf_otel.sources.trl_keys.preference import (
     A2PO,
     BCO,
@@ -51,15 +51,27 @@ class Family(NamedTuple):
     """Whether some steps train on completions of an earlier step."""
     passed: tuple[str, ...] = ()
     """Keys, or patterns of keys, without a signal of their own; any other unknown key is new to us."""
+    replayed: frozenset[str] = frozenset()
+    """Keys that only versions of TRL before 0.29 log, which do not run with us: they are in logs that are replayed."""
     reduces_by_name: bool = False
     """Whether a window's values are summed for "total" in the key, and their extremum taken for "max" and "min"."""
 
 
+_OLD_LENGTH: Final = frozenset({"completion_length"})
+"""GRPO's to TRL 0.15."""
+
 FAMILIES: Final[tuple[Family, ...]] = (
-    Family("GRPO", ("grpo", "gmpo", "grpowithreplaybuffer", "gfpo", "papo"), GRPO, True, True),
-    Family("RLOO", ("rloo",), {**PPO, **RLOO}, True, True),
+    Family(
+        "GRPO",
+        ("grpo", "gmpo", "grpowithreplaybuffer", "gfpo", "papo"),
+        GRPO,
+        True,
+        True,
+        replayed=_OLD_LENGTH,
+    ),
+    Family("RLOO", ("rloo",), {**PPO, **RLOO}, True, True, replayed=_OLD_LENGTH | PPO.keys() - RLOO.keys()),
     Family("Async GRPO", ("asyncgrpo",), ASYNC_GRPO, True, passed=ASYNC_PASSED, reduces_by_name=True),
-    Family("PPO", ("ppo",), PPO),
+    Family("PPO", ("ppo",), PPO, replayed=frozenset(PPO_BEFORE_0_12)),
     Family("DPO, CPO, TPO", ("dpo", "cpo", "tpo"), DPO),
     Family("KTO", ("kto",), KTO),
     Family("ORPO", ("orpo",), ORPO),

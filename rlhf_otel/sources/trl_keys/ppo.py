@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+PPO_BEFORE_0_12: Final[dict[str, str]] = {
+    "objective/kl_coef": "kl_coefficient",
+    "env/reward_mean": "score",
+    "ppo/policy/approxkl": "approx_kl",
+    "ppo/policy/clipfrac": "clip_region_ratio",
+    "ppo/policy/entropy": "entropy",
+    "ppo/loss/policy": "policy_loss",
+    "ppo/loss/value": "value_loss",
+    "ppo/val/clipfrac": "value_clip_ratio",
+    "ppo/learning_rate": "learning_rate",
+}
+"""As PPO logged to TRL 0.11: in logs that are replayed."""
+
 PPO: Final[dict[str, str]] = {
     "objective/kl": "kl_per_sequence",
     "objective/entropy": "sequence_entropy",
@@ -22,16 +35,7 @@ PPO: Final[dict[str, str]] = {
     "lr": "learning_rate",
     "episode": "episodes",
     "eps": "episodes_per_second",
-    # TRL to 0.11
-    "objective/kl_coef": "kl_coefficient",
-    "env/reward_mean": "score",
-    "ppo/policy/approxkl": "approx_kl",
-    "ppo/policy/clipfrac": "clip_region_ratio",
-    "ppo/policy/entropy": "entropy",
-    "ppo/loss/policy": "policy_loss",
-    "ppo/loss/value": "value_loss",
-    "ppo/val/clipfrac": "value_clip_ratio",
-    "ppo/learning_rate": "learning_rate",
+    **PPO_BEFORE_0_12,
 }
 
 PPO_DERIVED: Final = frozenset({"eos_per_completion", "kl_policy_loss_ratio", "value_policy_loss_ratio"})

@@ -1,0 +1,44 @@
+"""``rlhf-otel doctor``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The settings file of your training script.",
+)
+@click.option("--prometheus", help="Prometheus' address; default: http://localhost:9090, where there is one.")
+@click.option("--alertmanager", help="Default: those that Prometheus sends alerts to.")
+@click.option("--run-id", help="A run that should be scraped now.")
+@click.option("--json", "as_json", is_flag=True, help="Tell the findings as JSON.")
+def doctor(
+    config: Path | None, prometheus: str | None, alertmanager: str | None, run_id: str | None, as_json: bool
+) -> None:
+    """Check this machine's set-up, say what is wrong and how to mend it.
+
+    With the environment of your training script. Exits with 1 when there is a problem; a warning is none.
+    """
+    from rlhf_otel.doctor.examination import Question, examine
+    from rlhf_otel.doctor.finding import Level
+
+    found = []
+    for finding in examine(Question(config, prometheus, alertmanager, run_id)):
+        found.append(finding)
+        if not as_json:
+            click.echo(f"{finding.level:<8} {finding.check}: {finding.said}")
+            if finding.remedy:
+                click.echo(f"{'':<8}   -> {finding.remedy}")
+    problems = [finding for finding in found if finding.level is Level.PROBLEM]
+    if as_json:
+        click.echo(
+            json.dumps({"problems": len(problems), "findings": [each._asdict() for each in found]}, indent=2)
+        )
+    if problems:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,34 @@
+"""Requests to a server's HTTP interface."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from rlhf_otel.errors import ServerError
+
+TIMEOUT_S: Final = 10.0
+
+
+def get(url: str, path: str, **query: str) -> str:
+    """The body of the answer. Raises ServerError."""
+    address = f"{url.rstrip('/')}{path}" + (f"?{urlencode(query)}" if query else "")
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        raise ServerError(f"{address}: HTTP status {error.code}") from error
+    except (OSError, ValueError) as error:  # URLError is an OSError
+        raise ServerError(f"{address}: {getattr(error, 'reason', error)}") from error
+
+
+def get_json(url: str, path: str, **query: str) -> Any:
+    """The same, parsed. Raises ServerError."""
+    text = get(url, path, **query)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ServerError(f"{url}{path}: no JSON; is this the right server?") from error

@@ -1,0 +1,114 @@
+"""What the training thread notes of each step: references, counts and clock readings, and nothing is computed.
+
+This runs between two steps of training, so that every line counts: what is looked up once is looked up at the
+start, and what may be absent is asked for only where it can be there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from time import perf_counter_ns
+from typing import Any, Final, TypeVar
+
+from rlhf_otel import faults
+from rlhf_otel.assembly import RawStep
+from rlhf_otel.sources.groups import Generation, last_generation
+from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
+from rlhf_otel.sources.reward_functions import RewardFunctionCounts
+from rlhf_otel.sources.scalars import ScalarReader
+from rlhf_otel.sources.step_metrics import StepMetrics
+
+_T = TypeVar("_T")
+
+_tuple: Final = tuple.__new__
+"""Makes a named tuple in a third of the time that calling its class takes."""
+_NONE: Final[Mapping[str, int]] = {}
+
+
+class StepRecorder:
+    """Notes the steps of one trainer; on the training thread."""
+
+    def __init__(
+        self,
+        trainer: Any,
+        phases: PhaseRecorder,
+        scalars: ScalarReader,
+        metrics: StepMetrics,
+        functions: RewardFunctionCounts,
+        samples: bool,
+    ) -> None:
+        """``samples``: whether the completions of a generation are wanted too."""
+        self._trainer = trainer
+        self._phases = phases
+        self._take_scalars = scalars.take
+        self._take_lists = metrics.take if metrics.available else None
+        self._generated = metrics.generated
+        self._functions = functions
+        self._samples = samples
+        self._accelerator = getattr(trainer, "accelerator", None)
+        self._optimizer: OpenInterval | None = None
+        self._learning_rate: float | None = None
+        self._skipped = 0
+        self._telemetry_ns = 0
+        self._step_start_ns = perf_counter_ns()
+
+    def start(self) -> None:
+        """The first step begins here."""
+        self._step_start_ns = perf_counter_ns()
+
+    def before_optimizer(self, optimizer: Any) -> None:
+        """The optimizer is about to step."""
+        if optimizer is not None:
+            self._learning_rate = float(optimizer.param_groups[0]["lr"])
+        self._optimizer = self._phases.begin("optimizer")
+
+    def after_optimizer(self) -> None:
+        """The optimizer has stepped, or skipped."""
+        if self._optimizer is not None:
+            self._phases.end(self._optimizer)
+            self._optimizer = None
+        if getattr(self._accelerator, "optimizer_step_was_skipped", False):
+            self._skipped += 1
+
+    def end_step(self, step: int, epoch: float | None) -> RawStep:
+        """What there is of the step that ends now; the next begins."""
+        now, functions = perf_counter_ns(), self._functions
+        held = generation = None
+        if self._take_lists is not None:
+            held = _read("the trainer's lists", self._take_lists)
+            generation = _read("groups", self._generation)
+        raw = _tuple(
+            RawStep,
+            (
+                step,
+                epoch,
+                self._step_start_ns,
+                now,
+                time.time_ns(),
+                held,
+                _read("scalars", self._take_scalars) or [],
+                self._learning_rate,
+                generation,
+                functions.take_nonfinite() if functions.fresh_nonfinite else _NONE,
+                self._phases.end_step(),
+                self._skipped,
+                self._telemetry_ns,
+                functions.take_errors() if functions.fresh_errors else _NONE,
+            ),
+        )
+        self._step_start_ns = now
+        self._telemetry_ns += perf_counter_ns() - now
+        return raw
+
+    def _generation(self) -> Generation | None:
+        return last_generation(self._trainer, self._samples) if self._generated() else None
+
+
+def _read(what: str, source: Callable[[], _T]) -> _T | None:
+    """What a source says; one that raises loses its own values and not the step."""
+    try:
+        return source()
+    except Exception as error:  # noqa: BLE001 - faults logs it
+        faults.handle("sources", error, f"reading {what}")
+        return None

@@ -1,0 +1,97 @@
+"""Real runs for the boards, one after another in one process: python board_runs.py FOLDER TARGETS NAME ...
+
+``grpo`` evaluates, saves and has a NaN; all others are as short as they can be. With ``gpu`` as name a rank is served
+whose numbers are made up, since there is no GPU in a test.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PACE_S = 0.25
+"""Of a step: some scrapes of a second fall into each run."""
+STEPS = 40
+STRIKES = 30
+
+
+def _observer(name: str, folder: Path, targets: Path) -> Any:
+    from rlhf_otel.callback import TelemetryCallback
+
+    return TelemetryCallback(
+        metrics_port=0, run_id=name, team="team", owner="me", file_sd=targets, journal=folder / "journal"
+    )
+
+
+def _pace() -> Any:
+    from transformers import TrainerCallback
+
+    class Pace(TrainerCallback):
+        def on_log(self, *args: Any, **kwargs: Any) -> None:
+            time.sleep(PACE_S)
+
+    return Pace()
+
+
+def grpo(folder: Path, targets: Path) -> None:
+    from tiny import build_trainer, numbers, variety
+
+    def broken(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        scores = variety(completions)
+        return [math.nan, *scores[1:]] if trainer_state.global_step == STRIKES - 1 else scores
+
+    build_trainer(
+        folder,
+        [_observer("grpo", folder, targets), _pace()],
+        reward_funcs=(broken, numbers),
+        max_steps=STEPS,
+        eval_prompts=8,
+        eval_strategy="steps",
+        eval_steps=10,
+        save_strategy="steps",
+        save_steps=12,
+        logging_steps=1,
+    ).train()
+
+
+def other(name: str, folder: Path, targets: Path) -> None:
+    for module, table in (
+        ("tiny_trainers", "MAIN"),
+        ("tiny_experimental", "EXPERIMENTAL"),
+        ("tiny_older", "OLDER"),
+    ):
+        builders = getattr(importlib.import_module(module), table)
+        if name in builders:
+            built = builders[name](folder, [_observer(name, folder, targets), _pace()], max_steps=STEPS)
+            built.train()
+            return
+    raise SystemExit(f"{name}: no such trainer")
+
+
+def gpu(targets: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    from simulated_ranks import SimulatedRank
+
+    for rank in range(2):
+        SimulatedRank(rank, 2, targets)
+    sys.stdin.read()
+
+
+def main(folder: Path, targets: Path, names: list[str]) -> None:
+    for name in names:
+        where = folder / name
+        where.mkdir(parents=True)
+        if name == "gpu":
+            gpu(targets)
+        elif name == "grpo":
+            grpo(where, targets)
+        else:
+            other(name, where, targets)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,154 @@
+"""``rlhf-otel up`` and ``down`` with the programs of this machine, and a run that is seen by what they started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from otlp_receiver import free_port, wait_until
+
+from rlhf_otel.cli import commands
+from rlhf_otel.demo.servers import PROGRAMS, program
+from rlhf_otel.drill.target import Marked, exposed
+from rlhf_otel.errors import StackError
+from rlhf_otel.servers.http import get_json
+from rlhf_otel.servers.prometheus import Prometheus
+from rlhf_otel.stack import containers
+
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(
+        not all(program(name) for name in PROGRAMS), reason="prometheus and alertmanager are not installed"
+    ),
+]
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+WITHIN_S = 90.0
+
+
+def command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(commands, [str(argument) for argument in arguments])
+
+
+def pids(folder: Path) -> list[int]:
+    return [each["pid"] for each in json.loads((folder / "stack.json").read_text())["programs"]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "stack"
+    command("down", "--dir", tmp_path / "stack")
+
+
+def up(folder: Path, *more: str | Path) -> tuple[Result, int, int]:
+    ports = free_port(), free_port()
+    named = ("--prometheus-port", str(ports[0]), "--alertmanager-port", str(ports[1]))
+    return command("up", "--with", "programs", "--dir", folder, *named, *more), *ports
+
+
+def test_up_shows_a_run_and_down_leaves_nothing(folder: Path) -> None:
+    port = free_port()
+    done, prometheus_port, pager_port = up(folder, "--target", f"localhost:{port}")
+    assert done.exit_code == 0, done.output
+    server = Prometheus(f"http://localhost:{prometheus_port}")
+    assert f"{server.url}\n" in done.output
+    with exposed(Marked("here", "info", ""), "localhost", port, None):
+        wait_until(lambda: server.query('rlhf_anomaly_active{run_id="here"}'), WITHIN_S)
+    wait_until(server.alertmanagers, WITHIN_S)
+    assert server.alertmanagers() == [f"http://localhost:{pager_port}"]
+
+    # What runs is what deploy/ ships, but for addresses.
+    running = yaml.safe_load(get_json(server.url, "/api/v1/status/config")["data"]["yaml"])
+    shipped = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    (mine,), (theirs,) = running["scrape_configs"], shipped["scrape_configs"]
+    assert {key: mine[key] for key in theirs.keys() - {"static_configs"}} == {
+        key: theirs[key] for key in theirs.keys() - {"static_configs"}
+    }
+    assert running["global"] == shipped["global"]
+    pager = yaml.safe_load(get_json(f"http://localhost:{pager_port}", "/api/v2/status")["config"]["original"])
+    assert pager["inhibit_rules"]
+    for rule in yaml.safe_load((folder / "rlhf.rules.yaml").read_text())["groups"][0]["rules"]:
+        assert Path(urlsplit(rule["annotations"]["runbook_url"]).path).is_file()  # a link that opens
+        assert "board_url" not in rule["annotations"]  # without Grafana there would be none
+    assert (folder / "templates/rlhf.tmpl").read_text() == (DEPLOY / "templates/rlhf.tmpl").read_text()
+
+    again = command("up", "--with", "programs", "--dir", folder)
+    assert "already up" in again.output
+    started = pids(folder)
+    done = command("down", "--dir", folder)
+    assert done.exit_code == 0
+    assert done.output.count("stopped") == 2
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in started)
+    assert "nothing was started" in command("down", "--dir", folder).output
+
+
+def test_a_stack_of_which_a_part_has_ended_is_started_anew(folder: Path) -> None:
+    assert up(folder)[0].exit_code == 0
+    first = pids(folder)
+    psutil.Process(first[0]).kill()
+    wait_until(lambda: psutil.Process(first[0]).status() == "zombie", WITHIN_S)
+    done = up(folder)[0]
+    assert done.exit_code == 0
+    assert not set(first) & set(pids(folder))
+
+
+def test_a_taken_port_is_named_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
+    done, prometheus_port, _ = up(folder)
+    assert done.exit_code == 0
+    other = tmp_path / "other"
+    done = command("up", "--with", "programs", "--dir", other, "--prometheus-port", str(prometheus_port))
+    assert isinstance(done.exception, StackError)
+    assert f"port {prometheus_port} is taken" in str(done.exception)
+    assert not (other / "stack.json").exists()
+
+
+def test_down_ends_no_process_that_merely_has_the_same_id(tmp_path: Path) -> None:
+    mine = psutil.Process()
+    stranger = {"name": "prometheus", "url": "", "pid": mine.pid, "born_s": mine.create_time() - 1000}
+    (tmp_path / "stack.json").write_text(json.dumps({"compose": "", "programs": [stranger]}))
+    assert "had ended already" in command("down", "--dir", tmp_path).output
+
+
+# --- with Docker; the program itself is not run here
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program ``docker`` that writes down how it is called."""
+    calls = tmp_path / "calls"
+    fake = tmp_path / "bin" / "docker"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=":")
+    return calls
+
+
+def test_with_docker_compose_starts_and_stops_everything(docker: Path, tmp_path: Path) -> None:
+    done = command("up", "--root", DEPLOY.parent, "--dir", tmp_path / "stack")
+    assert done.exit_code == 0, done.output
+    assert "http://localhost:3000" in done.output
+    assert command("down", "--dir", tmp_path / "stack", "--volumes").exit_code == 0
+    file = (DEPLOY / "compose.yaml").resolve()
+    assert docker.read_text().splitlines()[-2:] == [
+        f"compose --file {file} up --detach --wait",
+        f"compose --file {file} down --volumes",
+    ]
+
+
+def test_a_docker_without_a_daemon_is_none(docker: Path) -> None:
+    assert containers.available()
+    (docker.parent / "bin/docker").write_text('#!/bin/sh\n[ "$1" != info ]\n')
+    assert not containers.available()
+
+
+def test_without_a_checkout_containers_cannot_be_started(docker: Path, tmp_path: Path) -> None:
+    done = command("up", "--with", "docker", "--root", tmp_path, "--dir", tmp_path / "stack")
+    assert isinstance(done.exception, StackError)
+    assert "--root" in str(done.exception)
