@@ -24,6 +24,7 @@ from rlhf_otel.errors import (
     GuardError,
     JournalError,
     ReplayError,
+    RewardModelError,
     RlhfOtelError,
     ServerError,
     StackError,
@@ -36,6 +37,7 @@ from rlhf_otel.errors import (
 if TYPE_CHECKING:
     from rlhf_otel.callback import TelemetryCallback
     from rlhf_otel.instrumentation import instrument, uninstrument
+    from rlhf_otel.reward_model import RewardModelMonitor
 
 try:
     __version__ = version("rlhf-otel")
@@ -53,6 +55,8 @@ __all__ = [
     "GuardError",
     "JournalError",
     "ReplayError",
+    "RewardModelError",
+    "RewardModelMonitor",
     "RlhfOtelError",
     "ServerError",
     "StackError",
@@ -72,6 +76,10 @@ def __getattr__(name: str) -> Any:
         from rlhf_otel.callback import TelemetryCallback
 
         return TelemetryCallback
+    if name == "RewardModelMonitor":
+        from rlhf_otel.reward_model import RewardModelMonitor
+
+        return RewardModelMonitor
     if name in ("instrument", "uninstrument"):
         from rlhf_otel import instrumentation
 

@@ -7,6 +7,7 @@
     ├── CheckpointError         a checkpoint cannot be read, or is no checkpoint
     │   ├── TruncatedCheckpoint a file of it is shorter than it says
     │   └── UnsafePickle        a file of it wants to run code, and was not loaded
+    ├── RewardModelError        scores of a reward model cannot be had or compared
     ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
     ├── TraceError              a path holds no steps that could be explained
     ├── BoardError              a board cannot be drawn
@@ -57,6 +58,10 @@ class UnsafePickle(CheckpointError):  # noqa: N818 - the finding's word
 
 class ReplayError(RlhfOtelError):
     """A log of a run cannot be read, or not be written as Prometheus blocks."""
+
+
+class RewardModelError(RlhfOtelError):
+    """Scores of a reward model cannot be read, made or compared; the message says what to give."""
 
 
 class TraceError(RlhfOtelError):

@@ -27,6 +27,7 @@ FLOOR = {
     "checkpoints": 2,
     "exporters": 2,
     "resumption": 2,
+    "reward_model": 2,
     "sources": 2,
     "actions": 3,
     "assembly": 3,
@@ -55,7 +56,12 @@ FLOOR = {
 }
 """By the first name below the package."""
 
-PUBLIC = {"TelemetryCallback": "callback", "instrument": "instrumentation", "uninstrument": "instrumentation"}
+PUBLIC = {
+    "RewardModelMonitor": "reward_model",
+    "TelemetryCallback": "callback",
+    "instrument": "instrumentation",
+    "uninstrument": "instrumentation",
+}
 """What the package itself hands out, and where it lives."""
 
 APART = {

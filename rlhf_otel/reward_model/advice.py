@@ -139,7 +139,7 @@ def _of_calls(calls: Calls) -> list[Recommendation]:
             Recommendation(
                 "non-finite",
                 f"{calls.nonfinite} scores were NaN or infinite",
-                "TRL leaves NaN out of the sum: these completions were trained on without this reward; mend the division or the log",
+                "TRL leaves NaN out of the sum: these completions trained without it; mend the division or the log",
             )
         )
     rate = calls.none_rate

@@ -17,7 +17,10 @@ from rlhf_otel.reward_model.advice import Calls, Recommendation, recommendations
 from rlhf_otel.reward_model.calibration import Calibration, calibration
 from rlhf_otel.reward_model.reliability import Reliability
 from rlhf_otel.reward_model.shortcuts import rank_correlation
+from rlhf_otel.reward_model.two_samples import clipped
 from rlhf_otel.reward_model.window import WINDOW, Window
+from rlhf_otel.sources.reward_functions import Observed
+from rlhf_otel.sources.samples import text_of
 
 MOST_NAMES: Final = 64
 """Rewards that are watched; what comes beyond is counted in :attr:`RewardModelMonitor.dropped`."""
@@ -38,8 +41,8 @@ class Watched(NamedTuple):
 class RewardModelMonitor:
     """How far rewards can be trusted while a policy trains on them.
 
-    >>> monitor = RewardModelMonitor()
-    >>> trainer = GRPOTrainer(..., reward_funcs=[monitor.wrap(correctness), monitor.wrap(brevity)])
+        monitor = RewardModelMonitor()
+        trainer = GRPOTrainer(..., reward_funcs=[monitor.wrap(correctness), monitor.wrap(brevity)])
 
     A reward model, which TRL calls by itself, is fed by :meth:`observe`. Thread-safe. Memory is bounded: for each of
     at most 64 rewards, two windows of ``window`` scores.
@@ -70,7 +73,7 @@ class RewardModelMonitor:
 
     # --- watching
 
-    def wrap(self, function: Callable[..., Any], name: str | None = None) -> Callable[..., Any]:
+    def wrap(self, function: Any, name: str | None = None) -> Callable[..., Any]:
         """A TRL reward function, sync or async, watched under ``name`` or its own; it keeps name, signature and results.
 
         ConfigurationError for a model or what else is no function: feed its scores to :meth:`observe`.
@@ -79,13 +82,9 @@ class RewardModelMonitor:
             raise ConfigurationError(
                 f"{type(function).__name__} is no reward function: pass a model's scores to observe(name, scores)"
             )
-        known = name or getattr(function, "__name__", type(function).__name__)
-        wrapped: Callable[..., Any] = (
-            self._wrap_async(function, known)
-            if inspect.iscoroutinefunction(function)
-            else self._wrap_sync(function, known)
-        )
-        return functools.wraps(function)(wrapped) if hasattr(function, "__name__") else _named(wrapped, known)
+        known = name or str(getattr(function, "__name__", type(function).__name__))
+        wrap = self._wrap_async if inspect.iscoroutinefunction(function) else self._wrap_sync
+        return Observed(functools.wraps(function)(wrap(function, known)))
 
     def observe(
         self, name: str, scores: Sequence[Any], completions: Sequence[Any] = (), seconds: float = 0.0
@@ -199,7 +198,7 @@ class RewardModelMonitor:
             if self._rescores(name):
                 few = first_few(args, kwargs)
                 with (
-                    faults.isolated("reward_model", f"scoring completions of {name!r} again"),
+                    faults.isolated("sources", f"scoring completions of {name!r} again"),
                     random_state.kept(),
                 ):
                     self._rescored(name, scores, function(*few[0], **few[1]))
@@ -219,7 +218,7 @@ class RewardModelMonitor:
             if self._rescores(name):
                 few = first_few(args, kwargs)
                 with (
-                    faults.isolated("reward_model", f"scoring completions of {name!r} again"),
+                    faults.isolated("sources", f"scoring completions of {name!r} again"),
                     random_state.kept(),
                 ):
                     self._rescored(name, scores, await function(*few[0], **few[1]))
@@ -228,7 +227,7 @@ class RewardModelMonitor:
         return watched
 
     def _returned(self, name: str, scores: Any, kwargs: Mapping[str, Any], seconds: float) -> None:
-        with faults.isolated("reward_model", f"watching what {name!r} returned"):
+        with faults.isolated("sources", f"watching what {name!r} returned"):
             listed = as_list(scores)
             completions = kwargs.get("completions") or ()
             self.observe(name, listed, completions if len(completions) == len(listed) else (), seconds)
@@ -279,29 +278,13 @@ def as_list(scores: Any) -> list[Any]:
     return list(scores.tolist()) if hasattr(scores, "tolist") else list(scores)
 
 
-def text_of(completion: Any) -> str:
-    """A completion as text: as it is, or the contents of its messages."""
-    if isinstance(completion, str):
-        return completion
-    if isinstance(completion, Mapping):
-        return text_of(completion.get("content") or "")
-    if isinstance(completion, list | tuple):
-        return " ".join(map(text_of, completion))
-    return ""
-
-
 def _number(score: Any) -> float | None:
     if score is None or isinstance(score, str | bytes):
         return None
     try:
-        return float(score)
+        return clipped(float(score))
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return None
-
-
-def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    function.__name__ = name
-    return function
 
 
 def _as_dict(watched: Watched) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from rlhf_otel.reward_model.shortcuts import SHORTCUTS, rank_correlation
 from rlhf_otel.reward_model.two_samples import (
     Distance,
+    clipped,
     deviation,
     kolmogorov_smirnov,
     population_stability_index,
@@ -80,13 +81,13 @@ def reliability(
     ``reference`` are earlier scores to compare with; ``texts`` what ``shortcuts_of`` found in each scored text;
     ``rescored`` pairs of scores of the same completion; ``observed_range`` the lowest and highest score ever.
     """
-    pairs = [(s, text) for s, text in zip(recent, texts, strict=False) if isfinite(s)]
-    scores = [score for score in recent if isfinite(score)]
+    pairs = [(clipped(s), text) for s, text in zip(recent, texts, strict=False) if isfinite(s)]
+    scores = [clipped(score) for score in recent if isfinite(score)]
     if not scores:
         return Reliability(0)
     low, high = min(scores), max(scores)
     collapsed = len(scores) >= LEAST and most_common_share(scores) >= COLLAPSED
-    earlier = [score for score in reference if isfinite(score)]
+    earlier = [clipped(score) for score in reference if isfinite(score)]
     comparable = min(len(scores), len(earlier)) >= LEAST
     ends = observed_range or (low, high)
     return Reliability(
@@ -138,7 +139,7 @@ def consistency(rescored: Sequence[tuple[float, float]]) -> float | None:
 
     None from fewer than 8 pairs, and where all scores are the same: then there is nothing to be consistent about.
     """
-    pairs = [pair for pair in rescored if isfinite(pair[0]) and isfinite(pair[1])]
+    pairs = [(clipped(a), clipped(b)) for a, b in rescored if isfinite(a) and isfinite(b)]
     if len(pairs) < 8 or not deviation([score for pair in pairs for score in pair]):
         return None
     within = sum((a - b) ** 2 / 2 for a, b in pairs) / len(pairs)

@@ -9,7 +9,7 @@ import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
-from math import erfc, exp, gamma, log, pi, sqrt
+from math import erfc, exp, gamma, isfinite, log, pi, sqrt
 from typing import Final, NamedTuple
 
 BINS: Final = 10
@@ -17,6 +17,8 @@ BINS: Final = 10
 PERMUTATIONS: Final = 99
 PERMUTED: Final = 128
 """Scores of each sample that the permutation test looks at, evenly spaced: it need not be exact, but bounded."""
+LARGEST: Final = 1e100
+"""Where scores are cut off, so that no sum or square of them overflows."""
 
 
 class Distance(NamedTuple):
@@ -69,6 +71,11 @@ def wasserstein(reference: Sequence[float], recent: Sequence[float]) -> Distance
     return Distance(value, _permutation_p(_thinned(reference), _thinned(recent)))
 
 
+def clipped(score: float) -> float:
+    """The score, no larger than :data:`LARGEST`; NaN and infinities stay what they are."""
+    return max(-LARGEST, min(LARGEST, score)) if isfinite(score) else score
+
+
 def deviation(scores: Sequence[float]) -> float:
     """Standard deviation, exactly 0 where all scores are the same."""
     if not scores or min(scores) == max(scores):
@@ -89,7 +96,7 @@ def chi_squared_tail(value: float, degrees: int) -> float:
     # Q(a + 1, x) = Q(a, x) + x^a e^-x / Gamma(a + 1), from a = 1/2 or 1 on
     a = 0.5 if odd else 1.0
     while a < degrees / 2:
-        tail += half**a * exp(-half) / gamma(a + 1)
+        tail += exp(a * log(half) - half) / gamma(a + 1)
         a += 1
     return min(1.0, tail)
 
@@ -100,7 +107,7 @@ def _kolmogorov(scaled: float) -> float:
     if scaled < 1.18:  # the other series converges slowly here
         terms = sum(exp(-((2 * k - 1) ** 2) * pi**2 / (8 * scaled**2)) for k in range(1, 8))
         return max(0.0, min(1.0, 1 - sqrt(2 * pi) / scaled * terms))
-    return max(0.0, min(1.0, 2 * sum((-1) ** (k - 1) * exp(-2 * (k * scaled) ** 2) for k in range(1, 8))))
+    return max(0.0, min(1.0, 2 * sum((-1.0) ** (k - 1) * exp(-2 * (k * scaled) ** 2) for k in range(1, 8))))
 
 
 def _edges(reference: Sequence[float]) -> list[float]:

@@ -89,7 +89,7 @@ class RewardFunctionCounts:
                 observe(name, rewards)
             return rewards
 
-        return _Observed(functools.wraps(function)(observed))
+        return Observed(functools.wraps(function)(observed))
 
     def _wrap_async(self, function: Any, name: str) -> Any:
         async def observed(*args: Any, **kwargs: Any) -> Any:
@@ -101,14 +101,15 @@ class RewardFunctionCounts:
             self.observe(name, rewards)
             return rewards
 
-        return _Observed(functools.wraps(function)(observed))
+        return Observed(functools.wraps(function)(observed))
 
 
-class _Observed(functools.partial[Any]):
+class Observed(functools.partial[Any]):
     """An observed function that pickles as the function itself, which a closure does not: a trainer may hand
     it to a process that it spawns. A partial, because everybody looks through these (``inspect`` for async)."""
 
     def __init__(self, observed: Any) -> None:
+        """``observed`` has the function itself as ``__wrapped__``, as ``functools.wraps`` leaves it."""
         functools.update_wrapper(self, observed.__wrapped__)  # a partial has no name, and observed has one
 
     def __reduce__(self) -> Any:
