@@ -73,7 +73,8 @@ def main(arguments: Sequence[str]) -> None:
     folder, caches = Path(arguments[0]), [Path(each) for each in arguments[1:]]
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.jsonl.gz"):
-        old.unlink()
+        if "-further-" not in old.name:  # those of further_runs.py stay
+            old.unlink()
     picked = chosen([case for cache in caches for case in real_cases(cache)])
     for case in picked:
         write(case, folder)

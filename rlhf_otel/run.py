@@ -105,6 +105,7 @@ class Run:
     def start(self, planned_steps: int, step: int, tokens: float) -> None:
         """Training begins."""
         expectations.warn_of_versions()
+        self._started_ns = perf_counter_ns()  # what follows is time of the run, too
         self.recorder.adopt_thread()
         self._process = os.getpid()
         atexit.register(self.abandoned)
@@ -118,7 +119,6 @@ class Run:
         profiling_seam.install()
         profiling_seam.activate(self.recorder, self.seams.reward_function_names)
         self.system.start()
-        self._started_ns = perf_counter_ns()
         self.pipeline.resume(self._resumed.get("baselines"))
         told = self.pipeline.identity.agreed
         if not told:
