@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
-from rlhf_otel import faults
+from rlhf_otel.background import Background
 from rlhf_otel.errors import ConfigurationError
-from rlhf_otel.reward_model import random_state
+from rlhf_otel.reward_model import wrapping
 from rlhf_otel.reward_model.advice import Calls, Recommendation, recommendations
 from rlhf_otel.reward_model.calibration import Calibration, calibration
 from rlhf_otel.reward_model.reliability import Reliability
 from rlhf_otel.reward_model.shortcuts import rank_correlation
 from rlhf_otel.reward_model.two_samples import clipped
 from rlhf_otel.reward_model.window import WINDOW, Window
-from rlhf_otel.sources.reward_functions import Observed
 from rlhf_otel.sources.samples import text_of
 
 MOST_NAMES: Final = 64
 """Rewards that are watched; what comes beyond is counted in :attr:`RewardModelMonitor.dropped`."""
-RESCORE_EVERY: Final = 10
-RESCORED: Final = 8
-"""Completions of a call that are scored again, at most."""
+FLUSH_S: Final = 5.0
+"""Bound for looking at what was observed before it is judged."""
 
 
 class Watched(NamedTuple):
@@ -49,7 +44,7 @@ class RewardModelMonitor:
 
     ``rescore_every``: how often a call's first completions are scored a second time, for ``consistency``; 0 for never.
     That costs the time of scoring up to 8 completions, on the thread that calls; training's random numbers are left
-    as they were. Only for functions without side effects.
+    as they were. Only for functions without side effects, and not for async ones: others draw while these wait.
     """
 
     def __init__(self, *, window: int = WINDOW, rescore_every: int = 0) -> None:
@@ -62,6 +57,8 @@ class RewardModelMonitor:
             )
         self._size = window
         self._rescore_every = rescore_every
+        self._background = Background(name="rlhf_otel-reward-model")
+        self._background.start()
         self._lock = threading.Lock()
         self._windows: dict[str, Window] = {}
         self._calls: dict[str, Calls] = {}
@@ -83,40 +80,29 @@ class RewardModelMonitor:
                 f"{type(function).__name__} is no reward function: pass a model's scores to observe(name, scores)"
             )
         known = name or str(getattr(function, "__name__", type(function).__name__))
-        wrap = self._wrap_async if inspect.iscoroutinefunction(function) else self._wrap_sync
-        return Observed(functools.wraps(function)(wrap(function, known)))
+        return wrapping.watched(function, known, self._rescore_every, self)
 
     def observe(
         self, name: str, scores: Sequence[Any], completions: Sequence[Any] = (), seconds: float = 0.0
     ) -> None:
         """Scores of one batch: floats, None where the reward does not apply. What is no number counts as None.
 
-        ConfigurationError where there are completions, and not one for each score.
+        They are looked at on a thread of the monitor's own, and must not be changed. ConfigurationError where there are
+        completions, and not one for each score.
         """
-        if completions and len(completions) != len(scores):
+        if len(completions) and len(completions) != len(scores):
             raise ConfigurationError(
                 f"{name}: {len(scores)} scores for {len(completions)} completions: give one score, or None, for each"
             )
-        numbers = [_number(score) for score in scores]
-        texts = [text_of(completion) for completion in completions]
-        with self._lock:
-            window = self._window(name)
-            if window is None:
-                return
-            calls = self._calls[name]
-            finite = sum(number is not None and isfinite(number) for number in numbers)
-            none = sum(number is None for number in numbers)
-            self._calls[name] = calls._replace(
-                calls=calls.calls + 1,
-                scores=calls.scores + len(numbers),
-                none=calls.none + none,
-                nonfinite=calls.nonfinite + len(numbers) - none - finite,
-                seconds=calls.seconds + seconds,
-                slowest_s=max(calls.slowest_s, seconds),
-            )
-            scored = [float("nan") if number is None else number for number in numbers]
-            window.add(scored, texts)
-            self._compare(name, hash(tuple(texts)), scored)
+        self._background.submit(self._take, name, scores, completions, seconds)
+
+    def failed(self, name: str, error: BaseException) -> None:
+        """A call raised."""
+        self._background.submit(self._count_failure, name, is_timeout(error))
+
+    def rescored(self, name: str, first: Sequence[Any], second: Sequence[Any]) -> None:
+        """Scores of the same completions, made one after the other."""
+        self._background.submit(self._take_rescored, name, first, second)
 
     def set_reference(self, name: str, scores: Sequence[float]) -> None:
         """Measure drift against these scores, such as those of the run before, and not against the first of this run."""
@@ -138,10 +124,12 @@ class RewardModelMonitor:
     @property
     def names(self) -> tuple[str, ...]:
         """The rewards that are watched."""
+        self._background.flush(FLUSH_S)
         return tuple(self._windows)
 
     def judge(self, name: str) -> Watched:
         """All that is known of a reward. KeyError for one that was never seen."""
+        self._background.flush(FLUSH_S)
         with self._lock:
             found, calls = self._windows[name].judge(), self._calls[name]
             calibrated = self._calibrations.get(name)
@@ -149,6 +137,7 @@ class RewardModelMonitor:
 
     def disagreement(self) -> dict[tuple[str, str], float]:
         """Two rewards to the rank correlation of their scores, -1 to 1, over the last batch that both scored."""
+        self._background.flush(FLUSH_S)
         with self._lock:
             return dict(self._agreement)
 
@@ -174,10 +163,49 @@ class RewardModelMonitor:
             self._calls[name] = Calls()
         return self._windows[name]
 
+    def _take(self, name: str, scores: Sequence[Any], completions: Sequence[Any], seconds: float) -> None:
+        numbers = [_number(score) for score in as_list(scores)]
+        texts = [text_of(completion) for completion in completions]
+        none = sum(number is None for number in numbers)
+        finite = sum(number is not None and isfinite(number) for number in numbers)
+        scored = [float("nan") if number is None else number for number in numbers]
+        with self._lock:
+            window = self._window(name)
+            if window is None:
+                return
+            calls = self._calls[name]
+            self._calls[name] = calls._replace(
+                calls=calls.calls + 1,
+                scores=calls.scores + len(numbers),
+                none=calls.none + none,
+                nonfinite=calls.nonfinite + len(numbers) - none - finite,
+                seconds=calls.seconds + seconds,
+                slowest_s=max(calls.slowest_s, seconds),
+            )
+            window.add(scored, texts)
+            if texts:
+                self._compare(name, hash(tuple(texts)), scored)
+
+    def _count_failure(self, name: str, timeout: bool) -> None:
+        with self._lock:
+            if self._window(name) is None:
+                return
+            calls = self._calls[name]
+            self._calls[name] = calls._replace(
+                calls=calls.calls + 1, errors=calls.errors + 1, timeouts=calls.timeouts + timeout
+            )
+
+    def _take_rescored(self, name: str, first: Sequence[Any], second: Sequence[Any]) -> None:
+        both = zip(map(_number, as_list(first)), map(_number, as_list(second)), strict=False)
+        with self._lock:
+            window = self._window(name)
+            if window is not None:
+                window.add_rescored([(a, b) for a, b in both if a is not None and b is not None])
+
     def _compare(self, name: str, batch: int, scores: list[float]) -> None:
-        """With the other rewards that scored the same batch last."""
+        """With the other rewards that scored the same completions last."""
         for other, (its_batch, its_scores) in self._last.items():
-            if other == name or its_batch != batch or len(its_scores) != len(scores):
+            if other == name or its_batch != batch:
                 continue
             both = [(a, b) for a, b in zip(its_scores, scores, strict=True) if isfinite(a) and isfinite(b)]
             agreement = rank_correlation([a for a, _ in both], [b for _, b in both])
@@ -186,96 +214,15 @@ class RewardModelMonitor:
                 self._agreement[first, second] = agreement
         self._last[name] = (batch, scores)
 
-    def _wrap_sync(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                scores = function(*args, **kwargs)
-            except Exception as error:
-                self._failed(name, error)
-                raise
-            self._returned(name, scores, kwargs, time.perf_counter() - started)
-            if self._rescores(name):
-                few = first_few(args, kwargs)
-                with (
-                    faults.isolated("sources", f"scoring completions of {name!r} again"),
-                    random_state.kept(),
-                ):
-                    self._rescored(name, scores, function(*few[0], **few[1]))
-            return scores
-
-        return watched
-
-    def _wrap_async(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        async def watched(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                scores = await function(*args, **kwargs)
-            except Exception as error:
-                self._failed(name, error)
-                raise
-            self._returned(name, scores, kwargs, time.perf_counter() - started)
-            if self._rescores(name):
-                few = first_few(args, kwargs)
-                with (
-                    faults.isolated("sources", f"scoring completions of {name!r} again"),
-                    random_state.kept(),
-                ):
-                    self._rescored(name, scores, await function(*few[0], **few[1]))
-            return scores
-
-        return watched
-
-    def _returned(self, name: str, scores: Any, kwargs: Mapping[str, Any], seconds: float) -> None:
-        with faults.isolated("sources", f"watching what {name!r} returned"):
-            listed = as_list(scores)
-            completions = kwargs.get("completions") or ()
-            self.observe(name, listed, completions if len(completions) == len(listed) else (), seconds)
-
-    def _failed(self, name: str, error: Exception) -> None:
-        with self._lock:
-            if self._window(name) is None:
-                return
-            calls = self._calls[name]
-            self._calls[name] = calls._replace(
-                calls=calls.calls + 1,
-                errors=calls.errors + 1,
-                timeouts=calls.timeouts + is_timeout(error),
-            )
-
-    def _rescores(self, name: str) -> bool:
-        if not self._rescore_every or name not in self._calls:
-            return False
-        return self._calls[name].calls % self._rescore_every == 1 % self._rescore_every
-
-    def _rescored(self, name: str, scores: Any, again: Any) -> None:
-        first, second = (map(_number, as_list(one)) for one in (scores, again))
-        pairs = [(a, b) for a, b in zip(first, second, strict=False) if a is not None and b is not None]
-        with self._lock:
-            if name in self._windows:
-                self._windows[name].add_rescored(pairs)
-
 
 def is_timeout(error: BaseException) -> bool:
     """Whether an exception says that something took too long: ``TimeoutError``, or one of an HTTP library's."""
     return any("timeout" in base.__name__.lower() for base in type(error).__mro__)
 
 
-def first_few(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a reward function, cut to its first :data:`RESCORED` completions: TRL passes lists of one length."""
-    size = max((len(value) for value in [*args, *kwargs.values()] if isinstance(value, list)), default=0)
-
-    def cut(value: Any) -> Any:
-        return value[:RESCORED] if isinstance(value, list) and len(value) == size else value
-
-    return [cut(value) for value in args], {key: cut(value) for key, value in kwargs.items()}
-
-
 def as_list(scores: Any) -> list[Any]:
-    """What a reward function returned, as a list: a list, tuple, tensor or array."""
-    if isinstance(scores, list):
-        return scores
-    return list(scores.tolist()) if hasattr(scores, "tolist") else list(scores)
+    """Scores as a list: of a list, tuple, tensor or array."""
+    return list(scores.tolist() if hasattr(scores, "tolist") else scores)
 
 
 def _number(score: Any) -> float | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Final
 
+from rlhf_otel.records import Histogram
 from rlhf_otel.reward_model.shortcuts import SHORTCUTS, rank_correlation
 from rlhf_otel.reward_model.two_samples import (
     Distance,
@@ -20,13 +21,13 @@ from rlhf_otel.reward_model.two_samples import (
     population_stability_index,
     wasserstein,
 )
+from rlhf_otel.sources.samples import histogram
 
 BLOCKS: Final = 8
 LEAST: Final = 32
 """Scores from which on anything is said about their distribution; heuristic: four in each block."""
 COLLAPSED: Final = 0.99
 """Share of the scores with one and the same value from which on a reward counts as constant."""
-BINS: Final = 20
 EDGE: Final = 0.01
 """Part of the observed range, at either end, in which a score counts as saturated."""
 
@@ -39,10 +40,8 @@ class Reliability:
     """Finite scores in the window."""
     mean: float | None = None
     std: float | None = None
-    low: float | None = None
-    high: float | None = None
-    histogram: tuple[int, ...] = ()
-    """Scores in each of :data:`BINS` bins of equal width between ``low`` and ``high``."""
+    histogram: Histogram | None = None
+    """Scores in bins of equal width between the lowest and the highest of them."""
     collapsed: bool = False
     """At least 99 % of the scores are the same."""
     stability: float | None = None
@@ -61,11 +60,10 @@ class Reliability:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         found: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        for name, value in found.items():
-            if isinstance(value, Distance):
-                found[name] = value._asdict()
-        found["histogram"] = list(self.histogram)
-        return found
+        return {
+            name: value._asdict() if isinstance(value, Distance | Histogram) else value
+            for name, value in found.items()
+        }
 
 
 def reliability(
@@ -85,18 +83,15 @@ def reliability(
     scores = [clipped(score) for score in recent if isfinite(score)]
     if not scores:
         return Reliability(0)
-    low, high = min(scores), max(scores)
     collapsed = len(scores) >= LEAST and most_common_share(scores) >= COLLAPSED
     earlier = [clipped(score) for score in reference if isfinite(score)]
     comparable = min(len(scores), len(earlier)) >= LEAST
-    ends = observed_range or (low, high)
+    ends = observed_range or (min(scores), max(scores))
     return Reliability(
         scores=len(scores),
         mean=sum(scores) / len(scores),
         std=deviation(scores),
-        low=low,
-        high=high,
-        histogram=histogram(scores, low, high),
+        histogram=histogram(scores),
         collapsed=collapsed,
         stability=0.0 if collapsed else stability(scores),
         consistency=consistency(rescored),
@@ -146,15 +141,6 @@ def consistency(rescored: Sequence[tuple[float, float]]) -> float | None:
     middles = [(a + b) / 2 for a, b in pairs]
     between = 2 * deviation(middles) ** 2 * len(pairs) / (len(pairs) - 1)
     return max(0.0, (between - within) / (between + within))
-
-
-def histogram(scores: Sequence[float], low: float, high: float) -> tuple[int, ...]:
-    """Scores in each of :data:`BINS` bins of equal width from ``low`` to ``high``; all in the first where these are one."""
-    counts = [0] * BINS
-    width = high / BINS - low / BINS  # of the largest floats too
-    for score in scores:
-        counts[min(BINS - 1, int((score - low) / width)) if width else 0] += 1
-    return tuple(counts)
 
 
 def most_common_share(scores: Sequence[float]) -> float:

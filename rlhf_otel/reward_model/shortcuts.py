@@ -6,13 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from rlhf_otel.reward_model.two_samples import deviation
+from rlhf_otel.sources.groups import correlation
+from rlhf_otel.sources.samples import repetition
 
 SHORTCUTS: Final = ("length", "repetition", "markdown")
 READ: Final = 4096
 """Characters of a completion, from its end, in which repetition and markup are looked for."""
-REPEATED: Final = 4
-"""Words of a repeated sequence, as in seq-rep-4 of Welleck et al. (arXiv:1908.04319)."""
 
 _MARKUP: Final = re.compile(r"^\s*(?:#{1,6} |[-*+] |\d+[.)] |> |\|)|\*\*|__|```|`", re.MULTILINE)
 
@@ -21,20 +20,17 @@ def shortcuts_of(text: str) -> tuple[float, ...]:
     """A number for each of :data:`SHORTCUTS`: characters; share of repeated sequences of four words; pieces of markup
     for each line."""
     read = text[-READ:]
-    words = read.split()
-    sequences = list(zip(*(words[offset:] for offset in range(REPEATED)), strict=False))
-    repetition = 1 - len(set(sequences)) / len(sequences) if sequences else 0.0
-    return float(len(text)), repetition, len(_MARKUP.findall(read)) / (read.count("\n") + 1)
+    return (
+        float(len(text)),
+        repetition(read.split()) or 0.0,
+        len(_MARKUP.findall(read)) / (read.count("\n") + 1),
+    )
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's, -1 to 1, tied values sharing their mean rank; None from fewer than 3 pairs, or where either is constant."""
-    if len(one) < 3 or not deviation(one) or not deviation(other):
-        return None
-    first, second = ranks(one), ranks(other)
-    middle = (len(one) + 1) / 2
-    covariance = sum((a - middle) * (b - middle) for a, b in zip(first, second, strict=True)) / len(one)
-    return max(-1.0, min(1.0, covariance / (deviation(first) * deviation(second))))
+    """Spearman's, -1 to 1, of finite numbers; tied ones share their mean rank. None from fewer than 3 pairs, or where
+    either is constant."""
+    return correlation(ranks(one), ranks(other))
 
 
 def ranks(values: Sequence[float]) -> list[float]:

@@ -168,6 +168,32 @@ def test_two_rewards_that_disagree() -> None:
     assert monitor.disagreement() == {("down", "up"): pytest.approx(-1.0)}
 
 
+def test_what_can_be_read_only_once_is_left_to_the_trainer() -> None:
+    def generating(completions: list[str], **_: Any) -> Any:
+        return (float(len(text)) for text in completions)
+
+    monitor = RewardModelMonitor(rescore_every=1)
+    assert list(monitor.wrap(generating)(completions=TEXTS)) == length([], TEXTS)
+    assert monitor.names == ()
+
+
+def test_an_object_whose_call_is_async_is_awaited() -> None:
+    class Judge:
+        async def __call__(self, completions: list[str], **_: Any) -> list[float]:
+            return [1.0] * len(completions)
+
+    monitor = RewardModelMonitor()
+    assert asyncio.run(monitor.wrap(Judge(), "judge")(completions=TEXTS)) == [1.0] * 64
+    assert monitor.judge("judge").calls.scores == 64
+
+
+def test_scores_without_completions_are_not_taken_for_scores_of_the_same() -> None:
+    monitor = RewardModelMonitor()
+    monitor.observe("one", [1.0, 2.0, 3.0])
+    monitor.observe("other", [3.0, 2.0, 1.0])
+    assert monitor.disagreement() == {}
+
+
 def test_names_are_bounded() -> None:
     monitor = RewardModelMonitor(window=64)
     for number in range(10 * MOST_NAMES):
