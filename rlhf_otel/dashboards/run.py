@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlhf_otel.dashboards import families, learning
+from rlhf_otel.dashboards import families, learning, ppo_sections, preference_sections
 from rlhf_otel.dashboards.families import RUN_BOARDS, RunBoard
 from rlhf_otel.dashboards.panels import BLUE, good_below, stat, threshold
 from rlhf_otel.dashboards.run_top import NOT_NOW, STEP_TIME, top
@@ -81,9 +81,9 @@ _CONTENT: Final[dict[RunBoard, tuple[Section, ...]]] = {
         learning.COMPLETIONS,
     ),
     families.ASYNC: (top(REWARD, SAMPLER_KL), learning.PIPELINE, learning.ASYNC_POLICY, learning.COMPLETIONS),
-    families.PPO: (top(REWARD, SEQUENCE_KL, STEP_TIME), learning.PPO_POLICY, learning.VALUE),
-    families.PREFERENCE: (top(ACCURACY, MARGIN), learning.OFFLINE, learning.KTO_ORPO),
-    families.ONLINE: (top(ACCURACY, SEQUENCE_KL, STEP_TIME), learning.PAIRED),
+    families.PPO: (top(REWARD, SEQUENCE_KL, STEP_TIME), ppo_sections.PPO_POLICY, ppo_sections.VALUE),
+    families.PREFERENCE: (top(ACCURACY, MARGIN), preference_sections.OFFLINE, preference_sections.KTO_ORPO),
+    families.ONLINE: (top(ACCURACY, SEQUENCE_KL, STEP_TIME), preference_sections.PAIRED),
     families.SUPERVISED: (top(LOSS), learning.SUPERVISED_LEARNING),
 }
 
