@@ -25,7 +25,6 @@ from rlhf_otel.detection.baselines import Baselines
 from rlhf_otel.detection.derived import add_evaluation_gap
 from rlhf_otel.detection.detector import Detector
 from rlhf_otel.detection.epochs import Epochs
-from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedStep, traced
 from rlhf_otel.exporters.journal import (
     JournalWriter,
     anomaly_record,
@@ -34,8 +33,6 @@ from rlhf_otel.exporters.journal import (
     run_record,
     step_record,
 )
-from rlhf_otel.exporters.sampling import KeepPolicy
-from rlhf_otel.exporters.span_tree import trace_id
 from rlhf_otel.records import (
     Anomaly,
     HistogramState,
@@ -48,13 +45,10 @@ from rlhf_otel.records import (
 )
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import trl_keys
+from rlhf_otel.step_traces import StepTraces
 
 logger = logging.getLogger("rlhf_otel")
 
-SLOW_ZSCORE: Final = 6.0
-"""Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
-TRACE_ID_SECONDS: Final = 60.0
-"""A rule's trace id, a label, changes at most this often."""
 CHECKPOINTS_KEPT_IN_MIND: Final = 20
 """To find the last one before an anomaly, which may have begun several of them ago."""
 PEAK_DECAY: Final = 0.99
@@ -77,11 +71,8 @@ class Pipeline:
         self.submit: Callable[..., object] = self._background.submit
         """Runs a call on the background thread, in order."""
         self._journal = JournalWriter(directory) if directory is not None and identity.rank == 0 else None
-        self._directory = directory
-        self._trace_file = ChromeTraceWriter(directory, identity) if directory is not None else None
         self._epochs = Epochs()
-        self._policy = KeepPolicy(one_in=settings.trace_one_in)
-        self._traces = _trace_exporter(identity) if identity.agreed or identity.rank == 0 else None
+        self._traces = StepTraces(identity, directory, settings.trace_one_in)
         self._dropped = {"reward_function": 0, "key": 0}
         self._reward_functions: dict[str, tuple[float, float]] = {}
         self._unmapped: dict[str, float] = {}
@@ -91,8 +82,6 @@ class Pipeline:
         self._histograms = {
             StepKind.GENERATE.value: HistogramState((0,) * (len(STEP_DURATION_BUCKETS) + 1), 0.0)
         }
-        self._exemplars: dict[str, tuple[float, str, float]] = {}
-        self._traced: dict[str, tuple[str, float]] = {}
         self._peak_s = 0.0
         self._announced: RunEnd | None = None
         self._end: RunEnd | None = None
@@ -124,9 +113,7 @@ class Pipeline:
     def identify(self, run_id: str, attempt: int) -> None:
         """Take the name that rank 0 decided, before anything has been exposed or exported under another."""
         self.identity = replace(self.identity, run_id=run_id, attempt=attempt, agreed=True)
-        self._traces = _trace_exporter(self.identity)
-        if self._directory is not None:
-            self._trace_file = ChromeTraceWriter(self._directory, self.identity)
+        self._traces.identify(run_id, attempt)
 
     def note(self, record: dict[str, Any]) -> None:
         """Add a record to the journal, in its turn; any thread."""
@@ -159,8 +146,7 @@ class Pipeline:
             )
         if record.unmapped:
             self._unmapped = self._capped(self._unmapped, record.unmapped, MAX_TRAINER_METRICS, "key")
-        if self._traces is not None:
-            self._trace_ids(record)
+        self._traces.note_anomalies(record, self._detector.verdicts)
         self._peak_s = max(duration, self._peak_s * PEAK_DECAY)
         self.snapshot = self.snapshot._replace(
             step=record.step,
@@ -172,7 +158,7 @@ class Pipeline:
             nonfinite=self._nonfinite,
             verdicts=self._detector.verdicts,
             streaks=self._detector.streaks,
-            anomaly_traces={rule: trace for rule, (trace, _) in self._traced.items()},
+            anomaly_traces=self._traces.of_anomalies,
             durations=self._histograms.copy(),
             tokens=self.snapshot.tokens + tokens,
             skipped_steps=skipped_steps,
@@ -209,8 +195,7 @@ class Pipeline:
     def flush(self, timeout_s: float) -> None:
         """Hand on what is queued, within a bound."""
         self._background.flush(timeout_s)
-        if self._traces is not None:
-            self._traces.flush(timeout_s)
+        self._traces.flush(timeout_s)
 
     @property
     def end_of_run(self) -> RunEnd | None:
@@ -241,11 +226,9 @@ class Pipeline:
         where the thread has been hanging already."""
         if self._journal is not None:
             self._background.submit(self._journal.close)
-        if self._trace_file is not None:
-            self._background.submit(self._trace_file.close)
+        self._background.submit(self._traces.close_file)
         self._background.stop(timeout_s if self._drained else 0.0)
-        if self._traces is not None:
-            self._traces.close(timeout_s)
+        self._traces.close(timeout_s)
 
     # --- at scrape time, on another thread
 
@@ -254,13 +237,13 @@ class Pipeline:
         dropped = {"background": self._background.dropped}
         if self._journal is not None:
             dropped["journal"] = self._journal.dropped
-        if self._traces is not None:
+        if self._traces.dropped is not None:
             dropped["traces"] = self._traces.dropped
         return TelemetryCounts(
             queued=self._background.queued,
             dropped=dropped,
             journal_bytes=self._journal.bytes_written if self._journal is not None else 0,
-            spans_exported=self._traces.exported if self._traces is not None else 0,
+            spans_exported=self._traces.exported,
             scrapes=scrapes,
             scrape_s=scrape_s,
         )
@@ -298,8 +281,7 @@ class Pipeline:
             return
         self._values = {**self._values, **signals(analysis)}
         self.snapshot = self.snapshot._replace(values=self._values)
-        if self._traces is not None:
-            self._traces.export_checkpoint(analysis, time.time_ns())
+        self._traces.export_checkpoint(analysis)
         if any(one["severity"] == Severity.CRITICAL for one in analysis.findings):
             logger.warning("health %.2f of %s", analysis.health, analysis.sentence)
 
@@ -329,7 +311,7 @@ class Pipeline:
         counts = list(before.counts) if before else [0] * (len(STEP_DURATION_BUCKETS) + 1)
         counts[bisect_left(STEP_DURATION_BUCKETS, duration)] += 1
         total = (before.total if before else 0.0) + duration
-        self._histograms[kind.value] = HistogramState(tuple(counts), total, self._exemplars.get(kind))
+        self._histograms[kind.value] = HistogramState(tuple(counts), total, self._traces.exemplars.get(kind))
 
     def _capped(
         self, known: dict[str, Any], fresh: Mapping[str, Any], cap: int, label: str
@@ -340,17 +322,6 @@ class Pipeline:
             self._dropped[label] = max(self._dropped[label], len(merged) - cap)
             merged = {name: merged[name] for name in kept}
         return merged
-
-    def _trace_ids(self, record: StepRecord) -> None:
-        for verdict in self._detector.verdicts:
-            if verdict.last_step != record.step or not verdict.total:
-                continue
-            since = self._traced.get(verdict.rule.name, ("", 0.0))[1]
-            if record.time_ns / 1e9 - since >= TRACE_ID_SECONDS:
-                self._traced[verdict.rule.name] = (self._trace_id(record.step), record.time_ns / 1e9)
-
-    def _trace_id(self, step: int) -> str:
-        return f"{trace_id(self.identity.run_id, self.identity.attempt, step):032x}"
 
     # --- exporters
 
@@ -382,32 +353,7 @@ class Pipeline:
             if self._journal is not None and not failed:
                 ended = self._epochs.observe(record.epoch, record.step, record.values)
                 self._write_epoch(ended, record.time_ns / 1e9)
-        if self._traces is not None or self._trace_file is not None:
-            with faults.isolated("traces", "choosing and building the spans of a step"):
-                self._deliver_traces(record, statistics, anomalies, failed)
-
-    def _deliver_traces(
-        self, record: StepRecord, statistics: dict[str, Statistics], anomalies: list[Anomaly], failed: bool
-    ) -> None:
-        duration = statistics.get("step_duration")
-        slow = duration is not None and duration.zscore is not None and duration.zscore > SLOW_ZSCORE
-        failed = failed or any(phase.failed for phase in record.phases)
-        for kept, reason in self._policy.offer(record, slow, anomalies, failed):
-            fired = anomalies if kept is record else ()
-            self._file_trace(traced(kept, self.identity.rank, fired, reason))
-            if self._traces is not None:
-                self._traces.export(kept, fired, reason)
-                exemplar = (kept.duration_s, self._trace_id(kept.step), kept.time_ns / 1e9)
-                self._exemplars[kept.kind.value] = exemplar
-
-    def _file_trace(self, step: TracedStep) -> None:
-        if self._trace_file is None:
-            return
-        try:
-            self._trace_file.write(step)
-        except OSError as error:
-            self._trace_file = None
-            faults.record("traces", error, "writing the trace file, which ends here")
+        self._traces.offer(record, statistics.get("step_duration"), anomalies, failed)
 
 
 def _judges(rank: int, measurable: frozenset[str], rules: Sequence[Rule]) -> tuple[Baselines, Detector]:
@@ -418,14 +364,3 @@ def _judges(rank: int, measurable: frozenset[str], rules: Sequence[Rule]) -> tup
     return Baselines((SIGNAL_BY_NAME["step_duration"],)), Detector(
         [rule for rule in rules if rule.name == "NonFinite"]
     )
-
-
-def _trace_exporter(identity: RunIdentity) -> Any:
-    """An exporter by way of the user's own provider, or where the standard variables name an endpoint; the SDK
-    is imported only then."""
-    from rlhf_otel.exporters.traces import TraceExporter
-    from rlhf_otel.exporters.user_provider import through_the_users_provider
-
-    with faults.isolated("traces", "setting up the OTLP trace exporter"):
-        return through_the_users_provider(identity) or TraceExporter.from_environment(identity)
-    return None  # type: ignore[unreachable]  # isolated() may swallow the exception

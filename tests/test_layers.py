@@ -41,6 +41,7 @@ FLOOR = {
     "slow_steps": 3,
     "step_observer": 3,
     "step_recorder": 3,
+    "step_traces": 3,
     "__init__": 4,
     "callback": 4,
     "cli": 4,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_otel import faults, pipeline
+from rlhf_otel import faults, step_traces
 from rlhf_otel.catalogue.metrics import STEP_DURATION_BUCKETS
 from rlhf_otel.catalogue.rules import RULE_BY_NAME
 from rlhf_otel.catalogue.spans import Outcome, StepKind
@@ -64,7 +64,7 @@ class Traces:
 @pytest.fixture
 def traces(monkeypatch: pytest.MonkeyPatch) -> Traces:
     found = Traces()
-    monkeypatch.setattr(pipeline, "_trace_exporter", lambda identity: found)
+    monkeypatch.setattr(step_traces, "exporter_of", lambda identity: found)
     return found
 
 

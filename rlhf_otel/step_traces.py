@@ -1,0 +1,145 @@
+"""Which steps of a run leave a trace, and where it goes: spans by OTLP, and a file that needs no server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from rlhf_otel import faults
+from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.checkpoints.process import Analysis
+from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedStep, traced
+from rlhf_otel.exporters.sampling import KeepPolicy
+from rlhf_otel.exporters.span_tree import trace_id
+from rlhf_otel.records import Anomaly, RunIdentity, Statistics, StepRecord
+
+SLOW_ZSCORE: Final = 6.0
+"""Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
+TRACE_ID_SECONDS: Final = 60.0
+"""A rule's trace id, a label, changes at most this often."""
+
+Exemplar = tuple[float, str, float]
+"""Duration in seconds, trace id and Unix time of a traced step."""
+
+
+class StepTraces:
+    """Traces of one run. Used on the background thread, but for :meth:`identify`, :meth:`flush` and :meth:`close`."""
+
+    def __init__(self, identity: RunIdentity, directory: Path | None, one_in: int) -> None:
+        """``directory`` is for the file; ``one_in``: every how many steps are kept though nothing is the matter with
+        them, 0 for none."""
+        self._identity = identity
+        self._directory = directory
+        self._policy = KeepPolicy(one_in=one_in)
+        self._file = ChromeTraceWriter(directory, identity) if directory is not None else None
+        self._exporter = exporter_of(identity) if identity.agreed or identity.rank == 0 else None
+        self._of_anomalies: dict[str, tuple[str, float]] = {}
+        self.exemplars: dict[str, Exemplar] = {}
+        """Kind of step to the last one that was traced."""
+
+    @property
+    def exported(self) -> int:
+        """Spans that were sent."""
+        return self._exporter.exported if self._exporter is not None else 0
+
+    @property
+    def dropped(self) -> int | None:
+        """Spans that were not; None where nothing is sent."""
+        return self._exporter.dropped if self._exporter is not None else None
+
+    @property
+    def of_anomalies(self) -> Mapping[str, str]:
+        """Rule to the trace id that its page leads to."""
+        return {rule: trace for rule, (trace, _) in self._of_anomalies.items()}
+
+    def identify(self, run_id: str, attempt: int) -> None:
+        """Take the name that rank 0 decided, before anything has been exported under another."""
+        self._identity = replace(self._identity, run_id=run_id, attempt=attempt, agreed=True)
+        self._exporter = exporter_of(self._identity)
+        if self._directory is not None:
+            self._file = ChromeTraceWriter(self._directory, self._identity)
+
+    def note_anomalies(self, record: StepRecord, verdicts: Iterable[Any]) -> None:
+        """Remember the trace of each rule (``detection.detector.Verdict``) that is in breach at this step."""
+        if self._exporter is None:
+            return
+        for verdict in verdicts:
+            if verdict.last_step != record.step or not verdict.total:
+                continue
+            since = self._of_anomalies.get(verdict.rule.name, ("", 0.0))[1]
+            if record.time_ns / 1e9 - since >= TRACE_ID_SECONDS:
+                self._of_anomalies[verdict.rule.name] = (self._trace_id(record.step), record.time_ns / 1e9)
+
+    def offer(
+        self,
+        record: StepRecord,
+        duration: Statistics | None,
+        anomalies: Sequence[Anomaly],
+        failed: bool,
+    ) -> None:
+        """Trace the step, and those just before it, if they are worth it. ``duration`` are the statistics of its
+        duration; ``anomalies`` those that fire at it; ``failed``: whether training raised in it."""
+        if self._exporter is None and self._file is None:
+            return
+        with faults.isolated("traces", "choosing and building the spans of a step"):
+            slow = duration is not None and duration.zscore is not None and duration.zscore > SLOW_ZSCORE
+            failed = failed or any(phase.failed for phase in record.phases)
+            for kept, reason in self._policy.offer(record, slow, anomalies, failed):
+                self._keep(kept, anomalies if kept is record else (), reason)
+
+    def export_checkpoint(self, analysis: Analysis) -> None:
+        """The span of a checkpoint's analysis, which ends now."""
+        if self._exporter is not None:
+            self._exporter.export_checkpoint(analysis, time.time_ns())
+
+    def flush(self, timeout_s: float) -> None:
+        """Send what is queued, within a bound."""
+        if self._exporter is not None:
+            self._exporter.flush(timeout_s)
+
+    def close_file(self) -> None:
+        """No step will follow."""
+        if self._file is not None:
+            self._file.close()
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is queued and stop, within a bound."""
+        if self._exporter is not None:
+            self._exporter.close(timeout_s)
+
+    def _keep(self, record: StepRecord, fired: Sequence[Anomaly], reason: str) -> None:
+        self._write(traced(record, self._identity.rank, fired, reason))
+        if self._exporter is not None:
+            self._exporter.export(record, fired, reason)
+            at_s = record.time_ns / 1e9
+            self.exemplars[StepKind(record.kind).value] = (
+                record.duration_s,
+                self._trace_id(record.step),
+                at_s,
+            )
+
+    def _write(self, step: TracedStep) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(step)
+        except OSError as error:
+            self._file = None
+            faults.record("traces", error, "writing the trace file, which ends here")
+
+    def _trace_id(self, step: int) -> str:
+        return f"{trace_id(self._identity.run_id, self._identity.attempt, step):032x}"
+
+
+def exporter_of(identity: RunIdentity) -> Any:
+    """An exporter by way of the user's own provider, or where the standard variables name an endpoint; the SDK
+    is imported only then."""
+    from rlhf_otel.exporters.traces import TraceExporter
+    from rlhf_otel.exporters.user_provider import through_the_users_provider
+
+    with faults.isolated("traces", "setting up the OTLP trace exporter"):
+        return through_the_users_provider(identity) or TraceExporter.from_environment(identity)
+    return None  # type: ignore[unreachable]  # isolated() may swallow the exception
