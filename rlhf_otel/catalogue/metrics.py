@@ -37,7 +37,7 @@ class Metric:
     them stays below 120 series."""
 
 
-STEP_DURATION_BUCKETS: Final[tuple[float, ...]] = tuple(0.05 * 3**k for k in range(10))
+STEP_DURATION_BUCKETS: Final[tuple[float, ...]] = tuple(round(0.05 * 3**k, 2) for k in range(10))
 """0.05 s to 16 min, in threes: a toy step and a step of a 70B run in 13 series a kind, of which a run may have 400."""
 
 MAX_REWARD_FUNCTIONS: Final = 32

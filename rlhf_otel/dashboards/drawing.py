@@ -34,6 +34,8 @@ NAMED: Final = {
     "text": TEXT,
     "transparent": FAINT,
 }
+MOST_NAMES: Final = 8
+"""Entries of a legend; Grafana lets one scroll."""
 MOST_ROWS: Final = 8
 
 
@@ -180,14 +182,16 @@ def _lines(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: 
             )
         )
     if custom.get("stacking", {}).get("mode") == "normal":
-        _stack(axes, drawn)
+        _stack(axes, [one for one in drawn if any(one[-1])] or drawn)
     else:
         for name, color, style, times, values in drawn:
             axes.plot(times, values, style, color=color, linewidth=0.9, label=name)
     _axis(axes, defaults, custom)
-    names = axes.get_legend_handles_labels()[1]
+    handles, names = axes.get_legend_handles_labels()
     if names:
         axes.legend(
+            handles[:MOST_NAMES],
+            names[:MOST_NAMES],
             loc="upper center",
             bbox_to_anchor=(0.5, -0.12),
             ncol=4,
