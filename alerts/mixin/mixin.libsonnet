@@ -1,4 +1,4 @@
-// A monitoring mixin (https://monitoring.mixins.dev) of the rules in rules.json, which `rlhf-otel generate` writes.
+// A monitoring mixin (https://monitoring.mixins.dev) of the rules in rules.json and recording.json, which `rlhf-otel generate` writes.
 // It needs no program but jsonnet: jsonnet -S -e 'std.manifestYamlDoc((import "mixin.libsonnet").prometheusAlerts)'
 (import 'config.libsonnet') + {
   local config = $._config,
@@ -38,4 +38,5 @@
   local groups(content, one) = [group { rules: std.map(one, group.rules) } for group in content.groups],
 
   prometheusAlerts+:: { groups+: groups(rules, alert) },
+  prometheusRules+:: import 'recording.json',
 }

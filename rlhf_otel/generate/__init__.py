@@ -38,6 +38,7 @@ def files(links: Links | None = None) -> dict[str, str]:
         "alerts/rlhf.recording.yaml": recording.recording_file(timing),
         "alerts/rlhf.prometheusrule.yaml": rules.resources_file(timing, links),
         "alerts/mixin/rules.json": rules.mixin_file(timing),
+        "alerts/mixin/recording.json": recording.mixin_file(timing),
         "alerts/tests/rlhf.rules.test.yaml": rule_tests.tests_file(
             timing, "../rlhf.rules.yaml", links, RULES
         ),

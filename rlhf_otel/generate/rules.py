@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rlhf_otel.catalogue.rules import RULES, Rule, RuleClass
 from rlhf_otel.detection.promql import AlertForm, Timing, compile_rule, select
+from rlhf_otel.generate import recording
 from rlhf_otel.generate.page import TRACE_ID, Links, labels, texts
 from rlhf_otel.generate.yaml_text import dump
 
@@ -26,8 +27,8 @@ def rules_file(
 
 
 def resources_file(timing: Timing, links: Links | None = None, rules: Sequence[Rule] = RULES) -> str:
-    """The same as ``PrometheusRule`` resources, one a group: ``kubectl apply`` keeps a copy of each resource in an
-    annotation, which may have 256 KiB."""
+    """The same, and the recording rules, as ``PrometheusRule`` resources, one a group: ``kubectl apply`` keeps a copy of
+    each resource in an annotation, which may have 256 KiB."""
     resources = [
         {
             "apiVersion": "monitoring.coreos.com/v1",
@@ -35,7 +36,7 @@ def resources_file(timing: Timing, links: Links | None = None, rules: Sequence[R
             "metadata": {"name": group["name"], "labels": RESOURCE_LABELS},
             "spec": {"groups": [group]},
         }
-        for group in groups(timing, links or Links(), rules)
+        for group in (*groups(timing, links or Links(), rules), *recording.groups(timing))
     ]
     first, *others = resources
     return dump(first) + "".join(dump(other, header="---\n") for other in others)

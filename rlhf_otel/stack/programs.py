@@ -14,7 +14,7 @@ from rlhf_otel import generate
 from rlhf_otel.demo.servers import HOW_TO_GET_THEM, PROGRAMS, Server, program
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.errors import RlhfOtelError, StackError
-from rlhf_otel.generate import alertmanager, prometheus, rules, runbooks
+from rlhf_otel.generate import alertmanager, prometheus, recording, rules, runbooks
 from rlhf_otel.generate.page import Links
 from rlhf_otel.generate.paging import NOBODY_IS_TOLD, Paging
 from rlhf_otel.stack.state import Started, State
@@ -73,12 +73,13 @@ def _write(options: Options) -> None:
     links = Links((directory / "runbooks").as_uri(), boards="", traces="")  # there is no Grafana
     content = {
         "rlhf.rules.yaml": rules.rules_file(timing, links),
+        "rlhf.recording.yaml": recording.recording_file(timing),
         **{f"runbooks/{name}.md": page for name, page in runbooks.runbooks().items()},
         "alertmanager.yml": alertmanager.config_file(timing, options.who),
         "templates/rlhf.tmpl": alertmanager.template_file(),
         "prometheus.yml": prometheus.config_file(
             timing,
-            rule_files=["rlhf.rules.yaml"],
+            rule_files=["rlhf.rules.yaml", "rlhf.recording.yaml"],
             targets=options.targets,
             alertmanagers=[f"localhost:{options.alertmanager_port}"],
             file_sd=[f"{options.file_sd}/*.json"] if options.file_sd is not None else (),

@@ -71,6 +71,8 @@ def test_up_shows_a_run_and_down_leaves_nothing(folder: Path) -> None:
         key: theirs[key] for key in theirs.keys() - {"static_configs"}
     }
     assert running["global"] == shipped["global"]
+    names = [[Path(path).name for path in config["rule_files"]] for config in (running, shipped)]
+    assert names[0] == names[1], "the recording rules among them"
     pager = yaml.safe_load(get_json(f"http://localhost:{pager_port}", "/api/v2/status")["config"]["original"])
     assert pager["inhibit_rules"]
     for rule in yaml.safe_load((folder / "rlhf.rules.yaml").read_text())["groups"][0]["rules"]:

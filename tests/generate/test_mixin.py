@@ -46,6 +46,12 @@ def test_as_it_is_it_holds_the_rules_of_the_repository() -> None:
         assert one == other
 
 
+def test_it_holds_the_recording_rules_too() -> None:
+    ours = yaml.safe_load((ROOT / "alerts/rlhf.recording.yaml").read_text(encoding="utf-8"))
+    assert alerts(ours)
+    assert rendered("prometheusRules") == ours
+
+
 def test_everything_is_configurable() -> None:
     found = alerts(rendered(**CONFIG))
     assert all(alert["labels"]["service"] == "training" for alert in found)
