@@ -194,7 +194,7 @@ def _lines(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: 
             names[:MOST_NAMES],
             loc="upper center",
             bbox_to_anchor=(0.5, -0.12),
-            ncol=4,
+            ncol=4 if sum(map(len, names[:4])) < 60 else 3,
             fontsize=5,
             frameon=False,
             labelcolor=TEXT,
@@ -219,13 +219,13 @@ def _stack(axes: Any, drawn: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _axis(axes: Any, defaults: Mapping[str, Any], custom: Mapping[str, Any]) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.ticker import FuncFormatter
 
     if custom.get("scaleDistribution", {}).get("type") == "log":
         axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.set_ylim(defaults.get("min", low), defaults.get("max", high))
+    lowest = defaults.get("min", low)
+    axes.set_ylim(lowest if lowest > 0 or axes.get_yscale() != "log" else low, defaults.get("max", high))
     for step in defaults.get("thresholds", {}).get("steps", []):
         if step["value"] is not None and axes.get_ylim()[0] <= step["value"] <= axes.get_ylim()[1]:
             axes.axhline(
@@ -235,12 +235,19 @@ def _axis(axes: Any, defaults: Mapping[str, Any], custom: Mapping[str, Any]) -> 
                 linewidth=0.7,
             )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, defaults["unit"])))
-    locator = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]  # matplotlib's
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))  # type: ignore[no-untyped-call]
+    _times(axes)
     axes.grid(color="#2c3038", linewidth=0.5)
     if custom.get("axisLabel"):
         axes.set_ylabel(custom["axisLabel"], color=FAINT, fontsize=6)
+
+
+def _times(axes: Any) -> None:
+    """A few times of day below the panel."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=3, maxticks=9)  # type: ignore[no-untyped-call]  # matplotlib's
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))  # type: ignore[no-untyped-call]
 
 
 def _table(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: float) -> None:
@@ -342,6 +349,7 @@ def _heat(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: f
     times = [datetime.fromtimestamp(moment, UTC) for moment in moments]
     if len(times) > 1:
         axes.pcolormesh(times, range(len(series)), numbers, cmap="inferno", shading="nearest")
+        _times(axes)
     labels = [one["metric"].get(key, "") for one in series]
     axes.set_yticks(
         range(len(series)),
@@ -365,6 +373,7 @@ def _states(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end:
                 color=NAMED[color],
                 height=0.8,
             )
+    _times(axes)
     axes.set_yticks(
         range(len(series)),
         [legend(t["legendFormat"], one["metric"]) for t, one in series],

@@ -255,7 +255,11 @@ ALERTS: Final = Section(
             "Anomalies that rules raised in process, by rule. Few is good; many of one kind in many runs are a "
             "threshold or a habit to look at.",
             "short",
-            (Query("topk(12, sum by (rule) (increase(rlhf_anomaly_total[$__range])) > 0)", "{{rule}}"),),
+            (
+                Query(
+                    "topk(12, round(sum by (rule) (increase(rlhf_anomaly_total[$__range]))) > 0)", "{{rule}}"
+                ),
+            ),
             "no anomaly: good",
             width=12,
             thresholds=(Threshold(None, BLUE), Threshold(10, ORANGE)),

@@ -39,7 +39,7 @@ NOW: Final = Section(
             "Not finite",
             "NaN and infinite rewards in the chosen time. 0 is good; NonFinite pages.",
             "short",
-            Query("sum(increase(rlhf_reward_function_nonfinite_total[$__range]))"),
+            Query("round(sum(increase(rlhf_reward_function_nonfinite_total[$__range])))"),
             empty=NO_FUNCTION,
             thresholds=good_below(1),
             width=4,
@@ -89,14 +89,15 @@ FUNCTIONS: Final = Section(
             "short",
             (
                 Query(
-                    "sum by (reward_function) (increase(rlhf_reward_function_nonfinite_total[$__range]))",
+                    "round(sum by (reward_function) (increase(rlhf_reward_function_nonfinite_total[$__range])))",
                     "NaN",
                 ),
                 Query(
-                    "sum by (reward_function) (increase(rlhf_reward_function_none_total[$__range]))", "None"
+                    "round(sum by (reward_function) (increase(rlhf_reward_function_none_total[$__range])))",
+                    "None",
                 ),
                 Query(
-                    "sum by (reward_function) (increase(rlhf_reward_function_errors_total[$__range]))",
+                    "round(sum by (reward_function) (increase(rlhf_reward_function_errors_total[$__range])))",
                     "Raised",
                 ),
                 Query("max by (reward_function) (rlhf_reward_function_mean)", "Mean"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlhf_otel.dashboards.panels import BLUE, ORANGE, good_below, metric, signals, stat, threshold
+from rlhf_otel.dashboards.panels import BLUE, ORANGE, good_below, lines, metric, signals, stat, threshold
 from rlhf_otel.dashboards.spec import Board, Panel, Query, Section, Threshold
 
 NO_GPU: Final = "no rank sees a GPU (or NVML is not installed)"
@@ -105,7 +105,7 @@ NOW: Final = Section(
             "Uncorrected ECC and critical XID errors in the chosen time. 0 is good (GPUErrors).",
             "short",
             Query(
-                "sum(increase(rlhf_gpu_ecc_uncorrected_total[$__range])) + sum(increase(rlhf_gpu_xid_total[$__range]))"
+                "round(sum(increase(rlhf_gpu_ecc_uncorrected_total[$__range]))) + round(sum(increase(rlhf_gpu_xid_total[$__range])))"
             ),
             empty=NO_GPU,
             thresholds=good_below(1),
@@ -193,11 +193,14 @@ HOST: Final = Section(
             "Memory still available",
             "Far above 0 is good: at 0 the kernel kills somebody.",
         ),
-        _host(
-            "rlhf_process_cpu_seconds_total",
+        lines(
             "Cores in use",
-            "Level is good.",
-            "max by (rank) (run_rank:rlhf_process_cpu_seconds:rate)",
+            "Processor seconds of the process a second, that is cores. Level is good.",
+            "short",
+            Query("max by (rank) (run_rank:rlhf_process_cpu_seconds:rate)", "rank {{rank}}"),
+            empty=NO_HOST,
+            points=POINTS,
+            minimum=0.0,
         ),
         _host(
             "rlhf_host_cpu_utilization_ratio",

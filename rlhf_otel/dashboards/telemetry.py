@@ -56,7 +56,7 @@ NOW: Final = Section(
             "Telemetry faults in the chosen time; training went on. 0 is good (TelemetryFaults).",
             "short",
             Query(
-                "sum(increase(rlhf_telemetry_faults_total[$__range])) or 0 * count(rlhf_telemetry_scrapes_total)"
+                "round(sum(increase(rlhf_telemetry_faults_total[$__range]))) or 0 * count(rlhf_telemetry_scrapes_total)"
             ),
             empty=NOT_NOW,
             thresholds=good_below(1, ORANGE),
@@ -67,9 +67,9 @@ NOW: Final = Section(
             "Lost",
             "Records and spans that were dropped, and series beyond a cap, in the chosen time. 0 is good.",
             "short",
-            Query("sum(increase(rlhf_telemetry_dropped_total[$__range]))", "records"),
+            Query("round(sum(increase(rlhf_telemetry_dropped_total[$__range])))", "records"),
             Query(
-                "sum(increase(rlhf_dropped_series_total[$__range])) or 0 * count(rlhf_telemetry_scrapes_total)",
+                "round(sum(increase(rlhf_dropped_series_total[$__range]))) or 0 * count(rlhf_telemetry_scrapes_total)",
                 "series",
             ),
             empty=NOT_NOW,
@@ -110,7 +110,8 @@ SCRAPES: Final = Section(
                     unit="s",
                 ),
                 Query(
-                    "sum by (rank, instance) (increase(rlhf_telemetry_scrapes_total[$__range]))", "Scrapes"
+                    "round(sum by (rank, instance) (increase(rlhf_telemetry_scrapes_total[$__range])))",
+                    "Scrapes",
                 ),
                 Query(
                     "sum by (rank, instance) (rate(rlhf_telemetry_scrape_seconds_total[$__range])) / sum by (rank, instance) (rate(rlhf_telemetry_scrapes_total[$__range]))",
