@@ -12,7 +12,7 @@ from rlhf_otel.catalogue.spans import PHASES, Outcome
 from rlhf_otel.checkpoints.process import Analysis
 from rlhf_otel.detection.detector import Verdict
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import HistogramState, RunEnd, RunIdentity, RunView, Snapshot, Statistics
+from rlhf_otel.records import Health, HistogramState, RunEnd, RunIdentity, RunView, Snapshot, Statistics
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources.gpu import THROTTLE_REASONS, GpuSample
 from rlhf_otel.sources.groups import Generation
@@ -179,6 +179,7 @@ def complete_view() -> RunView:
         unmapped={"a/key": 1.0},
         evaluation=names,
         nonfinite={signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite},
+        health=Health(0.5, {"reward": 0.5}, 0.9, {"reward": 0.9}),
         verdicts=tuple(_fired()),
         streaks={rule.name: rule.steps for rule in RULES},
         anomaly_traces={rule.name: "0af7651916cd43dd8448eb211c80319c" for rule in RULES},

@@ -104,6 +104,8 @@ REWARD: Final = (
 )
 
 DETECTION: Final = (
+    Metric("rlhf_health_ratio", _G, "Health by aspect, 0 to 1, and of all together (overall), where the worst dominates; absent while unknown (docs/health.md).", ("aspect",), "ratio", "detection"),
+    Metric("rlhf_health_coverage_ratio", _G, "Share of the rules behind the overall health that could be judged.", (), "ratio", "detection"),
     Metric("rlhf_signal_nonfinite_total", _C, "NaN or infinite values of a signal in this process, seen where they arise.", ("signal", "rank"), group="detection"),
     Metric("rlhf_signal_average", _G, "Fast exponential average of a signal (about the last 10 steps). This and other statistics are exposed where a rule compares them.", ("signal",), group="detection"),
     Metric("rlhf_signal_zscore", _G, "Robust distance of the last value from the signal's baseline, in units of its usual deviation.", ("signal",), group="detection"),

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from rlhf_otel import __version__, faults
+from rlhf_otel.catalogue.health import OVERALL
 from rlhf_otel.catalogue.metrics import METRICS, STEP_DURATION_BUCKETS, Metric, MetricType
 from rlhf_otel.catalogue.rules import RuleClass, Severity, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
@@ -299,6 +300,15 @@ def _by_phase(name: str, read: Callable[[RunView], Mapping[str, float]]) -> None
 _by_phase("rlhf_phase_seconds_total", lambda v: v.phase_seconds)
 
 # --- verdicts
+
+
+def _health(view: RunView) -> dict[str, float]:
+    health = view.snapshot.health
+    return {**health.aspects, OVERALL: health.overall} if health.overall is not None else {}
+
+
+_by_label("rlhf_health_ratio", _health)
+_scalar("rlhf_health_coverage_ratio", lambda v: v.snapshot.health.coverage if _health(v) else None)
 
 
 def _by_rule(name: str, read: Callable[[RunView, Any], float | None]) -> None:
