@@ -64,11 +64,14 @@ _ABSENT: Final[dict[str, float | None]] = {signal.name: None for signal in SIGNA
 class Pipeline:
     """One run's way from records to exporters."""
 
-    def __init__(self, identity: RunIdentity, settings: Settings, directory: Path | None) -> None:
-        """``directory`` is for the journal, which rank 0 keeps, and each rank's trace file."""
+    def __init__(
+        self, identity: RunIdentity, settings: Settings, directory: Path | None, monitored: bool = False
+    ) -> None:
+        """``directory`` is for the journal, which rank 0 keeps, and each rank's trace file; ``monitored`` says that a
+        `RewardModelMonitor` watches the rewards."""
         self.identity = identity
         self._settings = settings
-        measurable = trl_keys.measurable(identity.algorithm)
+        measurable = trl_keys.measurable(identity.algorithm, monitored)
         self._baselines, self._detector = _judges(identity.rank, measurable, settings.rule_set)
         self._health_scores = HealthScores(self._detector.rules) if identity.rank == 0 else None
         self._health_told: Mapping[str, Any] = {}

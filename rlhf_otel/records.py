@@ -233,5 +233,11 @@ class RunView(NamedTuple):
     """The last ``checkpoints.process.Analysis`` that succeeded, or None."""
     checkpoint_analyses: Mapping[str, int] = {}
     """How many there were, by outcome."""
+    rewards: Mapping[str, Any] = {}
+    """Reward to the latest ``reward_model.judgement.Watched``; empty without a monitor."""
+    agreement: Mapping[tuple[str, str], float] = {}
+    """Pairs of watched rewards to the rank correlation of their scores."""
+    rewards_dropped: int = 0
+    """Rewards that are not watched, being too many."""
     updates_dropped: int | None = None
     """By the guard; None without one."""

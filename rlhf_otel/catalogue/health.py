@@ -92,6 +92,17 @@ ASPECTS: Final[tuple[Aspect, ...]] = (
         ("GPUMemoryNearLimit", "GPUMemoryLeak", "HostMemoryGrowth", "HostMemoryLeak"),
     ),
     Aspect(
+        "reward_model", "how far the rewards that a RewardModelMonitor watches can be trusted",
+        (
+            "reward_model_stability", "reward_model_consistency", "reward_model_drift", "reward_model_shortcut",
+            "reward_model_saturation", "reward_model_accuracy", "reward_model_calibration_error",
+        ),
+        (
+            "RewardModelInconsistent", "RewardModelUnstable", "RewardModelDrifted", "RewardModelShortcut",
+            "RewardModelSaturated", "RewardModelInaccurate", "RewardModelMiscalibrated", "RewardModelTimeouts",
+        ),
+    ),
+    Aspect(
         "checkpoint", "the last saved checkpoint, its age, and room for the next",
         ("checkpoint_health", "checkpoint_age", "checkpoint_room"),
         ("CheckpointUnhealthy", "CheckpointNothingLearned", "CheckpointOverdue", "CheckpointDiskLow"),

@@ -2,7 +2,8 @@ r"""The journal: an append-only local record of a run, one JSON object a line.
 
 Format, version 1. Files ``journal-00000.jsonl``, ``journal-00001.jsonl``, ... in one directory are read in
 that order; a new attempt and a full file begin the next one. Every record has a ``type``: ``run``, ``step``,
-``anomaly``, ``action``, ``health``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis`` or ``end``
+``anomaly``, ``action``, ``health``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis``,
+``reward_model`` or ``end``
 (``docs/journal.md``). ``time`` is Unix time in seconds, durations are milliseconds. A file that continues another
 repeats the ``run`` record, marked ``continued``.
 
