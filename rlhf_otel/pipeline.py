@@ -104,6 +104,11 @@ class Pipeline:
             stall_threshold_s=settings.stall_floor_s,
         )
 
+    @property
+    def traces(self) -> StepTraces:
+        """Which steps leave a trace, and what its spans are known by."""
+        return self._traces
+
     def resume(self, baselines: Mapping[str, Any] | None) -> None:
         """Go on from what an earlier attempt had :meth:`learnt`. Before the first step."""
         if baselines and self.identity.rank == 0:

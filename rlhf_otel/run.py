@@ -69,6 +69,7 @@ class Run:
         self.guard = self._guard()
         self.analysis = self._analysis()
         self._push: Any = None
+        self._trace_context: Any = None
         self._samples = self._sample_signals()
         self.steps = StepRecorder(
             trainer,
@@ -126,6 +127,7 @@ class Run:
         self.pipeline.start(planned_steps, step, _config(self._trainer), self._resumed.get("saved_s"))
         if told or self.pipeline.identity.rank == 0:
             self._expose()
+        self._enter_trace_context(planned_steps)
         self.steps.start()
 
     def end_step(self, step: int, epoch: float | None) -> None:
@@ -170,6 +172,8 @@ class Run:
                 failed = self.steps.end_step(self._last_step + 1, None)
                 self.pipeline.submit(self._observer.failed_step, failed)
         profiling_seam.activate(None)
+        if self._trace_context is not None:
+            self._trace_context.leave()
         if self.guard is not None:
             self.guard.detach()
         self.seams.detach()
@@ -276,6 +280,16 @@ class Run:
             self._samples,
         )
         return StepObserver(self.pipeline, assembler, self.system, checkpoints, self.analysis, self.guard)
+
+    def _enter_trace_context(self, planned_steps: int) -> None:
+        if self.pipeline.traces.exporting:
+            with faults.isolated("traces", "making the phase the parent of other spans"):
+                from rlhf_otel.trace_context import TraceContext
+
+                self._trace_context = TraceContext(
+                    self.pipeline.traces, self.recorder, lambda: self._last_step, planned_steps
+                )
+                self._trace_context.enter()
 
     def _expose(self) -> None:
         port = self.settings.metrics_port
