@@ -92,30 +92,36 @@ class Baseline:
         if self.count < WARM_UP:
             self._warm_up(value)
             return Statistics(average, None, None, None, None, None)
-        mean = self.mean
-        magnitude = mean if mean >= 0 else -mean
+        mean, resolution, reference = self.mean, self._resolution, self.reference
         scale = self.deviation / MOVING_RANGE
-        if scale < self._resolution:
-            scale = self._resolution
-        if scale < self._relative * magnitude:
-            scale = self._relative * magnitude
+        if scale < resolution:
+            scale = resolution
+        relative = self._relative * (mean if mean >= 0.0 else -mean)
+        if scale < relative:
+            scale = relative
         if scale == 0.0:
             scale = 1e-12
-        reference = self.reference
-        floor = mean if mean > self._resolution else self._resolution
+        delta = value - mean
+        floor = mean if mean > resolution else resolution
         statistics = _tuple(
             Statistics,
             (
                 average,
                 mean,
-                (value - mean) / scale,
-                average / floor if floor > 0 and mean >= 0 else None,
+                delta / scale,
+                average / floor if floor > 0.0 and mean >= 0.0 else None,
                 (average - mean) / scale,
-                average / reference if reference is not None and reference > 0 else None,
+                average / reference if reference is not None and reference > 0.0 else None,
                 cusum,
             ),
         )
-        self._learn(value, scale)
+        spread = NORMAL_MEAN_DEVIATION * self.spread
+        bound = OUTLIER_SCALES * (scale if scale > spread else spread)
+        if -bound <= delta <= bound:
+            self.outliers = 0
+            self._learn(value, delta, bound)
+        else:
+            self._meet_outlier(value, delta, bound)
         return statistics
 
     def _warm_up(self, value: float) -> None:
@@ -129,31 +135,28 @@ class Baseline:
         if self.count == WARM_UP and self.reference is None:
             self.reference = self.mean
 
-    def _learn(self, value: float, scale: float) -> None:
-        delta = value - self.mean
+    def _learn(self, value: float, delta: float, bound: float) -> None:
         change = value - self.last
+        if change < 0.0:
+            change = -change
         self.last = value
-        spread = NORMAL_MEAN_DEVIATION * self.spread
-        bound = OUTLIER_SCALES * (scale if scale > spread else spread)
-        if -bound <= delta <= bound:
-            self.outliers = 0
-        else:
-            self.outliers += 1
-            if self.outliers > PATIENCE:
-                reference = self.reference
-                self._reset()
-                self.reference = reference
-                self._warm_up(value)
-                return
-            if self.outliers > FREEZE_AFTER:
-                return
-            delta = bound if delta > 0 else -bound
         self.count += 1
         self.mean += _SLOW * delta
-        self.spread += _SLOW * ((delta if delta >= 0 else -delta) - self.spread)
-        if change < 0:
-            change = -change
+        self.spread += _SLOW * ((delta if delta >= 0.0 else -delta) - self.spread)
         self.deviation += _SLOW * ((change if change < bound else bound) - self.deviation)
+
+    def _meet_outlier(self, value: float, delta: float, bound: float) -> None:
+        """Learn from it clipped, not at all from the third in a row, and begin anew once it has become usual."""
+        self.outliers += 1
+        if self.outliers > PATIENCE:
+            reference = self.reference
+            self._reset()
+            self.reference = reference
+            self._warm_up(value)
+        elif self.outliers > FREEZE_AFTER:
+            self.last = value
+        else:
+            self._learn(value, bound if delta > 0.0 else -bound, bound)
 
     def state(self) -> dict[str, Any]:
         """What has been learnt, for a checkpoint."""
