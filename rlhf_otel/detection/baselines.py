@@ -119,9 +119,17 @@ class Baseline:
         bound = OUTLIER_SCALES * (scale if scale > spread else spread)
         if -bound <= delta <= bound:
             self.outliers = 0
-            self._learn(value, delta, bound)
+        elif not self._enters(value):
+            return statistics
         else:
-            self._meet_outlier(value, delta, bound)
+            delta = bound if delta > 0.0 else -bound
+        change = value - self.last
+        if change < 0.0:
+            change = -change
+        self.last = value
+        self.mean = mean + _SLOW * delta
+        self.spread += _SLOW * ((delta if delta >= 0.0 else -delta) - self.spread)
+        self.deviation += _SLOW * ((change if change < bound else bound) - self.deviation)
         return statistics
 
     def _warm_up(self, value: float) -> None:
@@ -135,28 +143,19 @@ class Baseline:
         if self.count == WARM_UP and self.reference is None:
             self.reference = self.mean
 
-    def _learn(self, value: float, delta: float, bound: float) -> None:
-        change = value - self.last
-        if change < 0.0:
-            change = -change
-        self.last = value
-        self.count += 1
-        self.mean += _SLOW * delta
-        self.spread += _SLOW * ((delta if delta >= 0.0 else -delta) - self.spread)
-        self.deviation += _SLOW * ((change if change < bound else bound) - self.deviation)
-
-    def _meet_outlier(self, value: float, delta: float, bound: float) -> None:
-        """Learn from it clipped, not at all from the third in a row, and begin anew once it has become usual."""
+    def _enters(self, value: float) -> bool:
+        """Whether an outlier is learnt from, clipped: not from the third in a row on, until it has become usual."""
         self.outliers += 1
         if self.outliers > PATIENCE:
             reference = self.reference
             self._reset()
             self.reference = reference
             self._warm_up(value)
-        elif self.outliers > FREEZE_AFTER:
+            return False
+        if self.outliers > FREEZE_AFTER:
             self.last = value
-        else:
-            self._learn(value, bound if delta > 0.0 else -bound, bound)
+            return False
+        return True
 
     def state(self) -> dict[str, Any]:
         """What has been learnt, for a checkpoint."""
@@ -178,19 +177,20 @@ class Baselines:
 
     def __init__(self, signals: tuple[Signal, ...] = SIGNALS) -> None:
         self._tracked = tuple(signal for signal in signals if signal.baseline)
-        self._by_kind: dict[str, list[tuple[str, Baseline]]] = {kind: self._fresh() for kind in StepKind}
+        self._by_kind: dict[str, dict[str, Baseline]] = {kind: self._fresh() for kind in StepKind}
         self.statistics: dict[str, Statistics] = {}
         """Latest statistics of each signal; a new dict at every step, so that a snapshot may keep it."""
 
-    def _fresh(self) -> list[tuple[str, Baseline]]:
-        return [(s.name, Baseline(s.resolution, s.relative_resolution, s.drift)) for s in self._tracked]
+    def _fresh(self) -> dict[str, Baseline]:
+        return {s.name: Baseline(s.resolution, s.relative_resolution, s.drift) for s in self._tracked}
 
     def observe(self, kind: StepKind, values: dict[str, float]) -> dict[str, Statistics]:
         """Statistics of the signals that this step has; signals that it lacks keep their latest."""
         latest = self.statistics.copy()
-        for name, baseline in self._by_kind[kind]:
-            value = values.get(name)
-            if value is None:
+        tracked = self._by_kind[kind]
+        for name, value in values.items():
+            baseline = tracked.get(name)
+            if baseline is None:
                 continue
             if -LARGEST <= value <= LARGEST:
                 latest[name] = baseline.observe(value)
@@ -201,11 +201,14 @@ class Baselines:
 
     def state(self) -> dict[str, Any]:
         """What has been learnt, as plain data for a checkpoint."""
-        return {kind: {name: b.state() for name, b in tracked} for kind, tracked in self._by_kind.items()}
+        return {
+            kind: {name: baseline.state() for name, baseline in tracked.items()}
+            for kind, tracked in self._by_kind.items()
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`; signals that it lacks start anew."""
         for kind, tracked in self._by_kind.items():
-            for name, baseline in tracked:
+            for name, baseline in tracked.items():
                 if name in state.get(kind, {}):
                     baseline.restore(state[kind][name])

@@ -96,7 +96,5 @@ def _look(found: Sequence[tuple[int, Comparison]]) -> _Look:
     return low, high, tuple(position for position, _ in found)
 
 
-def _of(
-    looks: dict[tuple[str, Statistic], _Look], statistic: Statistic
-) -> tuple[tuple[str, *_Look], ...]:
+def _of(looks: dict[tuple[str, Statistic], _Look], statistic: Statistic) -> tuple[tuple[str, *_Look], ...]:
     return tuple((signal, *look) for (signal, which), look in looks.items() if which is statistic)
