@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from rlhf_otel.catalogue.rules import RULES, Rule, RuleClass
+from rlhf_otel.catalogue.signals import MONITORED
 from rlhf_otel.detection.promql import AlertForm, Timing, compile_rule, select
 from rlhf_otel.generate import recording
 from rlhf_otel.generate.page import TRACE_ID, Links, labels, texts
@@ -48,17 +49,15 @@ def mixin_file(timing: Timing) -> str:
 
 
 def groups(timing: Timing, links: Links, rules: Sequence[Rule], selector: str = "") -> list[dict[str, Any]]:
-    """The rule groups, one per rule class."""
-    compiled = forms(timing, rules)
-    return [
-        {
-            "name": f"rlhf-{rule_class}",
-            "rules": [
-                alert(form, links, selector) for form in compiled if form.rule.rule_class is rule_class
-            ],
-        }
-        for rule_class in RuleClass
-    ]
+    """The rule groups: one per rule class, and one of what only a `RewardModelMonitor` measures."""
+    found: dict[str, list[dict[str, Any]]] = {f"rlhf-{rule_class}": [] for rule_class in RuleClass}
+    for form in forms(timing, rules):
+        found.setdefault(_group_of(form.rule), []).append(alert(form, links, selector))
+    return [{"name": name, "rules": alerts} for name, alerts in found.items()]
+
+
+def _group_of(rule: Rule) -> str:
+    return f"rlhf-{rule.rule_class}{'-reward-model' if rule.signal in MONITORED else ''}"
 
 
 def forms(timing: Timing, rules: Sequence[Rule] = RULES) -> list[AlertForm]:

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any, Final
 
 from rlhf_otel.background import Background
-from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS
+from rlhf_otel.catalogue.metrics import MAX_WATCHED_REWARDS
 from rlhf_otel.errors import ConfigurationError
 from rlhf_otel.reward_model import wrapping
 from rlhf_otel.reward_model.advice import Calls, recommendations
@@ -20,8 +20,10 @@ from rlhf_otel.reward_model.two_samples import clipped
 from rlhf_otel.reward_model.window import WINDOW, Window
 from rlhf_otel.sources.samples import text_of
 
-MOST_NAMES: Final = MAX_REWARD_FUNCTIONS
+MOST_NAMES: Final = MAX_WATCHED_REWARDS
 """Rewards that are watched; what comes beyond is counted in :attr:`RewardModelMonitor.dropped`."""
+MOST_COUNTED: Final = 1000
+"""... up to here."""
 REST: Final = 100.0
 """Rewards are judged anew at most once in so many times what judging took: a hundredth of a core."""
 SOONEST_S: Final = 1.0
@@ -37,7 +39,7 @@ class RewardModelMonitor:
         trainer = GRPOTrainer(..., reward_funcs=[monitor.wrap(correctness), monitor.wrap(brevity)])
 
     A reward model, which TRL calls by itself, is fed by :meth:`observe`. Thread-safe. Memory is bounded: for each of
-    at most 32 rewards, two windows of ``window`` scores. ``TelemetryCallback(reward_monitor=monitor)`` exports what is found.
+    at most 16 rewards, two windows of ``window`` scores. ``TelemetryCallback(reward_monitor=monitor)`` exports what is found.
 
     ``rescore_every``: how often a call's first completions are scored a second time, for ``consistency``; 0 for never.
     That costs the time of scoring up to 8 completions, on the thread that calls; training's random numbers are left
@@ -65,8 +67,7 @@ class RewardModelMonitor:
         self._judge_at = 0.0
         self.latest = Judgement()
         """All rewards as they were judged last; replaced by the monitor's own thread a second or more apart."""
-        self.dropped = 0
-        """Rewards that were not watched, being beyond the first 32 names."""
+        self._refused: set[int] = set()
 
     # --- watching
 
@@ -122,6 +123,11 @@ class RewardModelMonitor:
     # --- judging
 
     @property
+    def dropped(self) -> int:
+        """Rewards that are not watched, being beyond the first 16 names; counted up to 1,000."""
+        return len(self._refused)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The rewards that are watched."""
         self._background.flush(FLUSH_S)
@@ -172,7 +178,8 @@ class RewardModelMonitor:
     def _window(self, name: str) -> Window | None:
         if name not in self._windows:
             if len(self._windows) >= MOST_NAMES:
-                self.dropped += 1
+                if len(self._refused) < MOST_COUNTED:
+                    self._refused.add(hash(name))
                 return None
             self._windows[name] = Window(self._size)
             self._calls[name] = Calls()

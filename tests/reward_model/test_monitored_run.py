@@ -13,12 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from tiny import build_trainer
 
 from rlhf_otel import ConfigurationError, RewardModelMonitor, TelemetryCallback
-from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS
+from rlhf_otel.catalogue.metrics import MAX_WATCHED_REWARDS
 from rlhf_otel.catalogue.rules_reward_models import REWARD_MODEL_RULES
 from rlhf_otel.catalogue.signals import MONITORED
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.exporters.exposition import RunsCollector
 from rlhf_otel.exporters.journal import read_journal
+from rlhf_otel.generate.prometheus import SAMPLE_LIMIT
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import RunIdentity, RunView, StepRecord
 from rlhf_otel.reward_model import monitor as monitoring
@@ -213,17 +214,23 @@ def test_a_breach_is_told(rule: str) -> None:
 
 def test_names_without_end_cost_a_bounded_number_of_series() -> None:
     monitor = RewardModelMonitor()
-    for number in range(3 * MAX_REWARD_FUNCTIONS):
-        monitor.observe(f"reward {number} <b>", [float(score) for score in range(16)], TEXTS[0])
+    for number in range(3 * MAX_WATCHED_REWARDS):
+        name = f"reward {number} <b>"
+        monitor.set_reference(name, STEADY[0] * 4)
+        for scores, texts in zip(STEADY[:4], TEXTS[:4], strict=True):
+            monitor.observe(name, scores, texts)
+        monitor.rescored(name, STEADY[0], STEADY[0])
+        monitor.calibrate(name, [1.0], [0.0])
     found = monitor.judge_all()
     view = RunView(RunIdentity("r"), Pipeline(RunIdentity("r"), Settings(journal="off"), None).snapshot)
     shown = samples(
         view._replace(rewards=found.rewards, agreement=found.agreement, rewards_dropped=found.dropped)
     )
     of_rewards = [key for key in shown if key[0].startswith("rlhf_reward_model_")]
-    assert len({key for key in of_rewards if key[0] == "rlhf_reward_model_mean"}) == MAX_REWARD_FUNCTIONS
-    assert len(of_rewards) <= 30 * MAX_REWARD_FUNCTIONS
-    assert shown["rlhf_dropped_series_total", "watched_reward"] == 2 * MAX_REWARD_FUNCTIONS
+    assert len({key for key in of_rewards if key[0] == "rlhf_reward_model_mean"}) == MAX_WATCHED_REWARDS
+    assert len(of_rewards) <= 28 * MAX_WATCHED_REWARDS
+    assert len(of_rewards) + 400 < SAMPLE_LIMIT
+    assert shown["rlhf_dropped_series_total", "watched_reward"] == 2 * MAX_WATCHED_REWARDS
 
 
 def test_rewards_are_judged_no_more_often_than_a_hundredth_of_the_time(
