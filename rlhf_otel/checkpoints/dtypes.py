@@ -119,7 +119,7 @@ def glance(dtype: DType, raw: Bytes) -> Glance | None:
     highest, lowest = signed.max(), unsigned.max()
     if highest < 0 or lowest < 0x8000:
         return None
-    zeros = len(unsigned) - int(np.count_nonzero(unsigned))
+    zeros = 0 if unsigned.min() else len(unsigned) - int(np.count_nonzero(unsigned))  # few tensors have any
     if signed.min() == -0x8000:  # minus zero
         zeros += int(np.count_nonzero(unsigned == 0x8000))
     low, high = decode(dtype, np.array([lowest, highest], "<u2").view(np.uint8))
