@@ -45,6 +45,7 @@ from rlhf_otel.records import (
 )
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import trl_keys
+from rlhf_otel.sources.environment import environment
 from rlhf_otel.step_traces import StepTraces
 
 logger = logging.getLogger("rlhf_otel")
@@ -126,7 +127,10 @@ class Pipeline:
             started_s=now, time_s=now, planned_steps=planned_steps, step=first_step
         )
         self._background.start()
-        self._submit(run_record(self.identity, dict(config)))
+        where: dict[str, Any] = {}
+        with faults.isolated("sources", "looking at the environment"):
+            where = environment()
+        self._submit(run_record(self.identity, dict(config), environment=where))
 
     def step(
         self, record: StepRecord, tokens: float, telemetry_s: float, skipped_steps: int = 0

@@ -50,12 +50,18 @@ Record = dict[str, Any]
 # --- records
 
 
-def run_record(identity: RunIdentity, config: Mapping[str, Any], time_ns: int | None = None) -> Record:
-    """Begin of an attempt: who runs, and with what configuration."""
+def run_record(
+    identity: RunIdentity,
+    config: Mapping[str, Any],
+    time_ns: int | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> Record:
+    """Begin of an attempt: who runs, with what configuration, and where."""
     moment = _seconds(time.time_ns() if time_ns is None else time_ns)
     head = {"type": "run", "version": VERSION, "time": moment}
     who = dataclasses.asdict(identity) | {"collective_phases": list(identity.collective_phases)}
-    return {**head, **who, "config": dict(config)}
+    where = {"environment": dict(environment)} if environment else {}
+    return {**head, **who, "config": dict(config), **where}
 
 
 def step_record(record: StepRecord, trace_id: str = "") -> Record:
