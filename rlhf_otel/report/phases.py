@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from typing import Final
 
 from rlhf_otel.exporters.chrome_trace import TracedPhase, TracedStep
@@ -21,11 +20,9 @@ class PhaseLedger:
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, float, dict[str, float]]] = []
-        self._wasted: dict[str, float] = {}
 
     def add(self, written: Record, record: StepRecord) -> None:
         """One step; ``written`` is its journal record, which alone has phases."""
-        _add_to(self._wasted, written.get("wasted_s", {}))
         rows = written.get("phases")
         if not rows:
             return
@@ -34,13 +31,10 @@ class PhaseLedger:
         times = own_times(TracedStep(record.step, 0, record.kind.value, 0.0, duration_us, phases))
         self._steps.append((record.step, duration_us / 1e6, _by_phase(times)))
 
-    def result(self, ledgers: Sequence[Record]) -> Phases:
-        """In at most :data:`STRETCHES` stretches of equally many steps. ``ledgers`` are the run's own accounts, which
-        know of waste beside the steps' too, such as what a restart lost."""
+    def result(self) -> Phases:
+        """In at most :data:`STRETCHES` stretches of equally many steps."""
         stretch = max(1, -(-len(self._steps) // STRETCHES))
-        found = Phases(wasted=self._wasted)
-        if ledgers:
-            found.wasted = _sum([ledger.get("wasted_s", {}) for ledger in ledgers])
+        found = Phases()
         for begin in range(0, len(self._steps), stretch):
             part = self._steps[begin : begin + stretch]
             found.stretches.append(part[0][0])
@@ -64,10 +58,6 @@ def _by_phase(times: dict[str, float]) -> dict[str, float]:
 def _sum(parts: list[dict[str, float]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in parts:
-        _add_to(found, part)
+        for phase, seconds in part.items():
+            found[phase] = found.get(phase, 0.0) + seconds
     return found
-
-
-def _add_to(found: dict[str, float], part: dict[str, float]) -> None:
-    for name, seconds in part.items():
-        found[name] = found.get(name, 0.0) + seconds

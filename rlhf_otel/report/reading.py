@@ -44,7 +44,7 @@ def read(path: str | Path, algorithm: str = "", rules: Sequence[Rule] = RULES) -
         ledger.add(records.step, record)
     check_has_steps(log, replay.steps)
     _take_over(story, log)
-    story.phases = ledger.result(story.others.get("ledger", []))
+    story.phases = ledger.result()
     story.judged_live = bool(story.attempts)
     story.findings = live(records.told, replay) if story.judged_live else replayed(replay)
     story.notes += notes(Report(log, replay))
@@ -64,6 +64,7 @@ class _Records:
     def take(self, record: Record) -> None:
         """One record, in the journal's order."""
         kind = record["type"]
+        self._story.waste.add_record(record)
         if kind == "step":
             self.step = record
             self._histograms(record)
@@ -71,7 +72,7 @@ class _Records:
             self.told.append(record)
         elif kind in _LISTS:
             getattr(self._story, _LISTS[kind]).append(record)
-        elif kind != "end":
+        elif kind not in ("end", "ledger"):
             others = self._story.others.setdefault(kind, [])
             if len(others) < _MAX_OTHERS:
                 others.append(record)

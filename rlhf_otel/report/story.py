@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_otel.catalogue.rules import Severity
+from rlhf_otel.detection.waste import WasteTotals
 from rlhf_otel.records import Anomaly, RunEnd, RunIdentity
 from rlhf_otel.report.curves import Curve
 
@@ -43,9 +44,6 @@ class Phases:
     """By phase, a mapping for each stretch."""
     slowest: list[tuple[int, float, str]] = field(default_factory=list)
     """Steps, seconds, and what took most of it; the slowest first."""
-
-    wasted: dict[str, float] = field(default_factory=dict)
-    """Seconds in vain, by reason."""
 
     def totals(self) -> dict[str, float]:
         """Seconds by phase over the run, the largest first."""
@@ -86,6 +84,8 @@ class Story:
     others: dict[str, list[Record]] = field(default_factory=dict)
     """Records of further types, by type."""
     phases: Phases = field(default_factory=Phases)
+    waste: WasteTotals = field(default_factory=WasteTotals)
+    """What of the time was in vain."""
     end: RunEnd | None = None
     config: Record = field(default_factory=dict)
     environment: Record = field(default_factory=dict)

@@ -18,6 +18,13 @@ from rlhf_otel.errors import ConfigurationError, ReplayError, ReportError
 from rlhf_otel.report.curves import MAX_POINTS, Curve
 from rlhf_otel.settings import load
 
+STEP = {
+    "type": "step",
+    "time": 1.8e9,
+    "kind": "generate",
+    "duration_ms": 10.0,
+    "values": {"step_duration": 0.01},
+}
 Journal = Callable[[str], Path]
 
 
@@ -105,21 +112,15 @@ def test_health_waste_and_monitors_are_told_where_a_journal_has_them(journal_of:
             "coverage": 1.0,
             "aspects": {"policy": 0.3},
         },
-        {
-            "type": "ledger",
-            "step": 150,
-            "time": 0.0,
-            "gpus": 0,
-            "phases_s": {},
-            "wasted_s": {"no_advantage": 2.5},
-        },
+        {**STEP, "step": 151, "rollout_s": 5.0, "wasted_s": {"no_gradient": 2.5}},
+        {"type": "ledger", "step": 151, "time": 0.0, "gpus": 4, "phases_s": {}, "wasted_s": {}},
         {"type": "reward_model", "step": 150, "time": 0.0, "name": "judge", "stability": 0.25},
     ]
     with (journal / "journal-00000.jsonl").open("a") as file:
         file.writelines(json.dumps(record) + "\n" for record in further)
     text = report.text_of([report.read(journal)], "markdown")
     assert "| Policy | 0.3 | 60 | 0.3 |" in text
-    assert "| No advantage | 2.5 s |" in text
+    assert "50% of rollout time produced no gradient (2.5 s, 10 GPU-seconds)." in text
     assert "Reliability of judge" in text
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from rlhf_otel.catalogue.spans import PHASE_BY_NAME
 from rlhf_otel.report.curves import Curve
-from rlhf_otel.report.document import Block, Chart, Line, Section, Table
+from rlhf_otel.report.document import Block, Chart, Line, Paragraph, Section, Table
 from rlhf_otel.report.sections.charts import chart_of
 from rlhf_otel.report.story import Phases, Story
 from rlhf_otel.report.words import duration, share, title_of
@@ -34,7 +34,7 @@ def section(story: Story) -> Section | None:
         "slowest": [
             {"step": step, "seconds": seconds, "phase": phase} for step, seconds, phase in phases.slowest
         ],
-        "wasted_seconds": phases.wasted,
+        "wasted_seconds": story.waste.seconds,
     }
     return Section("time", "Where the time went", blocks, data)
 
@@ -66,8 +66,9 @@ def _about(name: str) -> str:
 
 def _of_waste(story: Story) -> Iterator[Block]:
     """Time that produced nothing, by reason."""
-    wasted = story.phases.wasted
+    wasted = story.waste.seconds
     if any(wasted.values()):
+        yield from (Paragraph(f"{sentence}.") for sentence in story.waste.sentences())
         whole = story.seconds or 0.0
         rows = [
             (title_of(reason), duration(seconds), share(seconds, whole)) for reason, seconds in wasted.items()
