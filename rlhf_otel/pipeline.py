@@ -48,6 +48,7 @@ from rlhf_otel.records import (
 )
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import trl_keys
+from rlhf_otel.sources.environment import environment
 from rlhf_otel.step_traces import StepTraces
 
 logger = logging.getLogger("rlhf_otel")
@@ -289,6 +290,8 @@ class Pipeline:
 
     def _begin(self, config: dict[str, Any], resumed_s: float | None) -> None:
         record = run_record(self.identity, config)
+        with faults.isolated("sources", "looking at the environment"):
+            record["environment"] = environment()
         if self._journal is not None and self.identity.attempt > 1:
             with faults.isolated("journal", "reading what the attempt before left"):
                 lost = lost_seconds(self._journal.directory, self.identity.run_id, resumed_s)
