@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from rlhf_otel.catalogue.health import AT_THRESHOLD, AT_WORST
 from rlhf_otel.catalogue.metrics import METRIC_BY_NAME
 from rlhf_otel.catalogue.rules import COMPARED, RULES, Comparison, Rule, RuleClass, Severity, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
@@ -174,6 +175,14 @@ def threshold(rule: str, signal: str = "") -> float:
         if isinstance(condition, Comparison) and signal in ("", condition.signal)
     )
     return found
+
+
+SCALE: Final = (
+    Threshold(None, RED),
+    Threshold(1 - AT_THRESHOLD[Severity.CRITICAL] + 0.01, ORANGE),
+    Threshold(1 - AT_WORST[Severity.INFO], GREEN),
+)
+"""Of a health: what pages, what is a ticket, and what is well or only remarked."""
 
 
 def good_below(value: float, color: str = RED) -> tuple[Threshold, ...]:
