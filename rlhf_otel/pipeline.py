@@ -51,6 +51,7 @@ from rlhf_otel.records import (
 )
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import trl_keys
+from rlhf_otel.sources.environment import environment
 from rlhf_otel.step_traces import StepTraces
 
 logger = logging.getLogger("rlhf_otel")
@@ -304,6 +305,8 @@ class Pipeline:
 
     def _begin(self, config: dict[str, Any], resumed_s: float | None) -> None:
         record = run_record(self.identity, config)
+        with faults.isolated("sources", "looking at the environment"):
+            record["environment"] = environment()
         if self._journal is not None and self.identity.attempt > 1:
             with faults.isolated("journal", "reading what the attempt before left"):
                 lost = lost_seconds(self._journal.directory, self.identity.run_id, resumed_s)
@@ -347,6 +350,12 @@ class Pipeline:
             return statistics, self._answered(self._detector.observe(record, statistics))
         return {}, []  # type: ignore[unreachable]  # isolated() may swallow the exception
 
+    def _account(self, record: StepRecord, duration: Statistics | None) -> None:
+        with faults.isolated("detection", "accounting for a step's time"):
+            usual = duration.baseline if duration is not None else None
+            account(record, usual, self.snapshot.stall_threshold_s)
+            self._waste.add_step(record.rollout_s, record.wasted, record.truncated_tokens)
+
     def _scored(self, statistics: Mapping[str, Statistics]) -> Health:
         """Health now: of the latest values and verdicts."""
         if self._health_scores is None:
@@ -364,12 +373,6 @@ class Pipeline:
         if said != self._health_told:
             self._health_told = said
             self._write(told)
-
-    def _account(self, record: StepRecord, duration: Statistics | None) -> None:
-        with faults.isolated("detection", "accounting for a step's time"):
-            usual = duration.baseline if duration is not None else None
-            account(record, usual, self.snapshot.stall_threshold_s)
-            self._waste.add_step(record.rollout_s, record.wasted, record.truncated_tokens)
 
     def _answered(self, anomalies: list[Anomaly]) -> list[Anomaly]:
         if self.answer is None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_otel import faults, resumption, serving
+from rlhf_otel import end_report, faults, resumption, serving
 from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.assembly import Assembler
 from rlhf_otel.catalogue.spans import Outcome
@@ -201,6 +201,9 @@ class Run:
         self.pipeline.end(outcome, reason, self._last_step, FLUSH_S)
         serving.ended(self, self.settings.linger_s)
         self.pipeline.close(FLUSH_S)
+        if self.settings.report == "on" and self._run_identity.rank == 0:
+            directory = _directory(self.settings, self._trainer)
+            end_report.write(directory, wait=outcome is not Outcome.INTERRUPTED)
         if self._push is not None:
             self._push.push(FLUSH_S, last=True)
 
@@ -232,8 +235,8 @@ class Run:
     def view(self) -> RunView:
         """The run as a scrape sees it now."""
         counts = self.seams.reward_functions
-        rewards = self.rewards.latest if self.rewards is not None else Judgement()
         phases = self.ledger.totals()
+        rewards = self.rewards.latest if self.rewards is not None else Judgement()
         return RunView(
             self._run_identity,
             self.pipeline.snapshot,
