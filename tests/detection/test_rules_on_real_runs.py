@@ -8,19 +8,26 @@ from real_runs import NAMES, fired, records, signals
 from rlhf_otel.catalogue.rules import RULES, Rule, RuleClass, Severity
 from rlhf_otel.replay.engine import run
 
-_GPU = "needs a GPU"
-_WORKER = "told by the rollout worker of async GRPO, which this machine can't run and benchmarks replace"
+_GPU = "needs a GPU; judged on stand-in numbers of the allocator"
+_WORKER = (
+    "told by the rollout worker of async GRPO beside vLLM, in whose place benchmarks have one of their own"
+)
 WITHOUT_EVIDENCE = {
     "GPUMemoryNearLimit": _GPU,
     "GPUMemoryLeak": _GPU,
-    "HostMemoryGrowth": "needs minutes of growth on a host that is half full",
     "SamplerRetrying": _WORKER,
     "RolloutBackpressure": _WORKER,
 }
 """These are tested on synthetic series alone, in test_detector."""
 
 ONLY_IN_BREACH = frozenset(
-    {"kl_unobserved", "stale_samples_dropped", "reward_function_errors", "weight_sync_failures"}
+    {
+        "kl_unobserved",
+        "stale_samples_dropped",
+        "reward_function_errors",
+        "weight_sync_failures",
+        "host_memory_exhaustion",
+    }
 )
 """Signals that are there only when something is wrong."""
 
