@@ -84,6 +84,8 @@ class Detector:
 
     def __init__(self, rules: Sequence[Rule] = RULES) -> None:
         judged = [rule for rule in rules if rule.rule_class is not RuleClass.OUTSIDE]
+        self.rules = tuple(judged)
+        """The rules that are judged here."""
         self._states = {rule.name: _RuleState(rule) for rule in judged}
         for state in self._states.values():
             names = state.rule.inhibited_by

@@ -6,17 +6,20 @@ import pytest
 from real_runs import NAMES, fired, records, signals
 
 from rlhf_otel.catalogue.rules import RULES, Rule, RuleClass, Severity
+from rlhf_otel.catalogue.rules_reward_models import REWARD_MODEL_RULES
 from rlhf_otel.replay.engine import run
 
 _GPU = "needs a GPU; judged on stand-in numbers of the allocator"
 _WORKER = (
     "told by the rollout worker of async GRPO beside vLLM, in whose place benchmarks have one of their own"
 )
+_MONITORED = "needs a RewardModelMonitor; real runs with one are in tests/reward_model/test_monitored_run.py"
 WITHOUT_EVIDENCE = {
     "GPUMemoryNearLimit": _GPU,
     "GPUMemoryLeak": _GPU,
     "SamplerRetrying": _WORKER,
     "RolloutBackpressure": _WORKER,
+    **{rule.name: _MONITORED for rule in REWARD_MODEL_RULES},
 }
 """These are tested on synthetic series alone, in test_detector."""
 
