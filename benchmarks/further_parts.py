@@ -28,7 +28,24 @@ TEMPLATE: Final = (
 )
 """Of a chat, with calls of tools and their answers."""
 broken: list[bool] = []
-"""Not empty once the tool no longer works."""
+"""Not empty once the tool, or the service that scores, no longer works."""
+
+
+def grpo_with_service(folder: Path, callbacks: Sequence[Any], **more: Any) -> Any:
+    """GRPO whose reward function asks a service, which may be :data:`broken`."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    def served_reward(completions: list[str], **_: Any) -> list[float]:
+        if broken:
+            raise ConnectionError("the reward service does not answer")
+        return [len(text) / 100 for text in completions]
+
+    settings = {"num_generations": 2, "max_completion_length": COMPLETION, "beta": 0.05, **more}
+    return build(
+        folder, GRPOTrainer, GRPOConfig, callbacks,
+        model=base_model(folder), reward_funcs=[served_reward], config_arguments=settings,
+        train_dataset=Dataset.from_dict({"prompt": tiny.prompts()}),
+    )  # fmt: skip
 
 
 def ppo(folder: Path, callbacks: Sequence[Any], **more: Any) -> Any:
@@ -115,8 +132,11 @@ class Sampler:
         self._most = settings["max_completion_length"]
         self.sync_s = 0.0
         self.off_by = 0.0
+        self.gone = False
 
     def sync_weights(self) -> None:
+        if self.gone:
+            raise ConnectionError("the sampler does not answer")
         time.sleep(0.02 + self.sync_s)
         self._own.load_state_dict(self._trained.state_dict())
 
@@ -294,3 +314,24 @@ def small_disk(folder: Path) -> Iterator[Path]:
         yield where
     finally:
         subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+@contextlib.contextmanager
+def container_of_limited_memory(folder: Path) -> Iterator[Path]:
+    """This process in a cgroup (version 1) of its own, whose limit is 1 GiB above what it holds. It takes root to make
+    one, and this is what a container's limit is."""
+    if os.geteuid() != 0:
+        raise PermissionError("only root can make a cgroup")
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    outer = next(line.split(":", 2)[2] for line in lines if line.split(":", 2)[1] == "memory")
+    group = Path("/sys/fs/cgroup/memory", outer.lstrip("/"), f"rlhf-otel-{os.getpid()}")
+    group.mkdir()
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    (group / "memory.limit_in_bytes").write_text(str(held + 2**30))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield folder
+    finally:
+        (group.parent / "cgroup.procs").write_text(str(os.getpid()))
+        with contextlib.suppress(OSError):  # a child of the run may still be in it
+            group.rmdir()

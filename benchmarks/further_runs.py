@@ -104,7 +104,7 @@ def _reports(off_by: float) -> Callable[[Any], None]:
     return strike
 
 
-def _break_tool(trainer: Any) -> None:
+def _break(trainer: Any) -> None:
     parts.broken.append(True)
 
 
@@ -122,6 +122,22 @@ def _skip_steps(count: int) -> Callable[[Any], None]:
 def _sample_at_random(trainer: Any) -> None:
     parts.sample_at_random()
     _raise_learning_rate(0.02)(trainer)  # else the policy would soon be as random
+
+
+def _raise_in_sync(trainer: Any) -> None:
+    """The sampler is gone: handing it the weights raises, which ends the run."""
+    trainer.vllm_generation.gone = True
+
+
+def _leak(trainer: Any) -> None:
+    """From now on each step keeps what it allocated."""
+    kept: list[bytearray] = []
+
+    class Leaking(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            kept.append(bytearray(b"x") * 4_000_000)
+
+    trainer.add_callback(Leaking())
 
 
 def _explode_a_layer(trainer: Any) -> None:
@@ -181,7 +197,7 @@ CASES: Final[dict[str, Case]] = {
     "sft-weak-gradient": Case(("GradientLost",), parts.sft, {"max_steps": 70}, _weaken_gradients),
     "skipped-steps": Case(("OptimizerStepsSkipped",), parts.sft, {"max_steps": 70}, _skip_steps(1000)),
     "healthy-skipped": Case((), parts.sft, {"max_steps": 70}, _skip_steps(1)),
-    "tools-broken": Case(("ToolsFailing",), parts.grpo_with_tool, {"max_steps": 80}, _break_tool),
+    "tools-broken": Case(("ToolsFailing",), parts.grpo_with_tool, {"max_steps": 80}, _break),
     "sampler-reports-low": Case(
         ("ImportanceWeightHigh", "SamplerMismatch"),
         parts.grpo_with_sampler,
@@ -209,6 +225,13 @@ CASES: Final[dict[str, Case]] = {
     ),
     "async-ratio": Case(
         ("RatioToSamplerBlowUp",), parts.live_async_grpo, {"max_steps": 80}, _later_samples(off_by=-4.0)
+    ),
+    "reward-raises": Case(("RewardFunctionFailing",), parts.grpo_with_service, {"max_steps": 60}, _break),
+    "weight-sync-raises": Case(
+        ("WeightSyncFailing",), parts.grpo_with_sampler, {"max_steps": 60}, _raise_in_sync
+    ),
+    "memory-limit": Case(
+        ("HostMemoryGrowth",), parts.grpo, {"max_steps": 260}, _leak, 2.0, parts.container_of_limited_memory
     ),
     "disk-full": Case(
         ("CheckpointDiskLow",), parts.grpo, {"max_steps": 40, "save_steps": 5}, around=parts.small_disk

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import pytest
-from real_runs import NAMES, fired, signals
+from real_runs import NAMES, fired, records, signals
 
 from rlhf_otel.catalogue.rules import RULES, Rule, RuleClass, Severity
 from rlhf_otel.catalogue.rules_reward_models import REWARD_MODEL_RULES
+from rlhf_otel.replay.engine import run
 
-_GPU = "needs a GPU"
-_WORKER = "told by the rollout worker of async GRPO, which this machine can't run and benchmarks replace"
+_GPU = "needs a GPU; judged on stand-in numbers of the allocator"
+_WORKER = (
+    "told by the rollout worker of async GRPO beside vLLM, in whose place benchmarks have one of their own"
+)
 _MONITORED = "needs a RewardModelMonitor; real runs with one are in tests/reward_model/test_monitored_run.py"
-_ENDS = "what raises ends the run at once; shown by tests of trainers that go on"
 WITHOUT_EVIDENCE = {
     "GPUMemoryNearLimit": _GPU,
     "GPUMemoryLeak": _GPU,
-    "HostMemoryGrowth": "needs minutes of growth on a host that is half full",
-    "RewardFunctionFailing": _ENDS,
-    "WeightSyncFailing": _ENDS,
     "SamplerRetrying": _WORKER,
     "RolloutBackpressure": _WORKER,
     **{rule.name: _MONITORED for rule in REWARD_MODEL_RULES},
 }
 """These are tested on synthetic series alone, in test_detector."""
 
-ONLY_IN_BREACH = frozenset({"kl_unobserved", "stale_samples_dropped"})
+ONLY_IN_BREACH = frozenset(
+    {
+        "kl_unobserved",
+        "stale_samples_dropped",
+        "reward_function_errors",
+        "weight_sync_failures",
+        "host_memory_exhaustion",
+    }
+)
 """Signals that are there only when something is wrong."""
 
 JUDGED = [rule for rule in RULES if rule.rule_class is not RuleClass.OUTSIDE]
@@ -40,6 +47,16 @@ def test_it_fires_on_a_real_run_and_is_silent_on_another(rule: Rule) -> None:
         for name in NAMES
         if rule.name not in fired(name) and rule.needs - ONLY_IN_BREACH <= signals(name)
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("reward-raises", "RewardFunctionFailing"), ("weight-sync-raises", "WeightSyncFailing")],
+)
+def test_what_ends_a_run_by_raising_is_told_first_and_at_its_last_step(name: str, rule: str) -> None:
+    found = run(records(f"{name}-further-1"))
+    loud = [(each.rule, each.first_step) for each in found if each.anomaly.severity is not Severity.INFO]
+    assert loud == [(rule, records(f"{name}-further-1")[-1].step)]
 
 
 def test_a_rule_without_evidence_has_none() -> None:
