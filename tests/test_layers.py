@@ -56,6 +56,7 @@ FLOOR = {
     "replay": 4,
     "report": 4,
     "stack": 4,
+    "top": 4,
     "trl_integration": 4,
 }
 """By the first name below the package."""
