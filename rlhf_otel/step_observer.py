@@ -14,6 +14,7 @@ from rlhf_otel.checkpoints.process import CheckpointAnalysis
 from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import Anomaly, StepRecord
+from rlhf_otel.reward_model.of_a_run import RunRewards
 from rlhf_otel.sources import expectations
 from rlhf_otel.sources.checkpoint_room import CheckpointRoom
 from rlhf_otel.sources.system import SystemSampler
@@ -33,6 +34,7 @@ class StepObserver:
         checkpoints: CheckpointRoom,
         analysis: CheckpointAnalysis | None,
         guard: RunGuard | None,
+        rewards: RunRewards | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._assembler = assembler
@@ -40,6 +42,7 @@ class StepObserver:
         self._checkpoints = checkpoints
         self._analysis = analysis
         self._guard = guard
+        self._rewards = rewards
         self._wall_clock = WallClock()
         self._looked_for_keys = False
         self._told_of_keys = False
@@ -61,6 +64,8 @@ class StepObserver:
         if self._analysis is not None:
             record.values.update(self._analysis.signals())
             self._analysis.add_findings(record)
+        if self._rewards is not None:
+            self._rewards.observe(record)
         self._guarded(record)
         self._look_for_keys(record)
         if jumped := self._wall_clock.jump_s(raw.time_ns, raw.end_ns):

@@ -43,6 +43,7 @@ FLOOR = {
     "step_observer": 3,
     "step_recorder": 3,
     "step_traces": 3,
+    "trace_context": 3,
     "__init__": 4,
     "callback": 4,
     "cli": 4,

@@ -41,12 +41,13 @@ class Log:
     def _assembled(self, rows: Iterable[Row], assembler: RowAssembler) -> Iterator[StepRecord]:
         self.evaluation = assembler.evaluation
         self.unknown = assembler.unknown
-        last = 0
+        last, algorithm = 0, self.identity.algorithm
         for row in rows:
             record = assembler.record(row)
             self.timed = assembler.timed
-            if assembler.algorithm != self.identity.algorithm:
-                self.identity = replace(self.identity, algorithm=assembler.algorithm)
+            if assembler.algorithm != algorithm:
+                algorithm = assembler.algorithm
+                self.identity = replace(self.identity, algorithm=algorithm)
             if record is not None:
                 if record.step < last:
                     self._note_restart(last, record.step)
