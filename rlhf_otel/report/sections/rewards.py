@@ -82,15 +82,13 @@ def _flat(record: Record, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key} ")
         elif isinstance(value, list):
-            yield (
-                f"{prefix}{key}",
-                "; ".join(
-                    ": ".join(map(str, one.values())) if isinstance(one, dict) else cell(one)
-                    for one in value[:5]
-                ),
-            )
+            yield f"{prefix}{key}", "; ".join(map(_item, value[:5]))
         else:
             yield f"{prefix}{key}", number(value) if isinstance(value, float) else cell(value)
+
+
+def _item(value: Any) -> str:
+    return ": ".join(map(str, value.values())) if isinstance(value, dict) else cell(value)
 
 
 def _data(story: Story, monitored: list[Record]) -> dict[str, Any]:
