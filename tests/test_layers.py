@@ -57,6 +57,8 @@ FLOOR = {
     "replay": 4,
     "report": 4,
     "stack": 4,
+    "top": 4,
+    "trl_integration": 4,
 }
 """By the first name below the package."""
 
@@ -77,7 +79,14 @@ APART = {
 
 STANDARD_LIBRARY_ALONE = ("errors", "faults", "catalogue", "records", "detection")
 HOSTS = {"transformers", "trl", "torch"}
-MAY_IMPORT_HOSTS = ("callback", "demo", "instrumentation", "instrumentor", "sources/ppo_seams")
+MAY_IMPORT_HOSTS = (
+    "callback",
+    "demo",
+    "instrumentation",
+    "instrumentor",
+    "sources/ppo_seams",
+    "trl_integration/callbacks",
+)
 
 
 def modules() -> list[Path]:

@@ -18,6 +18,7 @@ from rlhf_otel.cli.report import report
 from rlhf_otel.cli.reproduce import reproduce
 from rlhf_otel.cli.reward import reward
 from rlhf_otel.cli.stack import down, up
+from rlhf_otel.cli.top import top
 from rlhf_otel.cli.trace import trace
 from rlhf_otel.cli.watch import watch
 from rlhf_otel.errors import RlhfOtelError
@@ -40,6 +41,7 @@ commands.add_command(replay)
 commands.add_command(up)
 commands.add_command(down)
 commands.add_command(watch)
+commands.add_command(top)
 commands.add_command(trace)
 commands.add_command(report)
 commands.add_command(reproduce)

@@ -62,13 +62,14 @@ def _of_journal(path: Path, waste: WasteTotals) -> tuple[str, list[TracedStep]]:
         if record["type"] == "run":
             run_id, rank = str(record.get("run_id", "")), int(record.get("rank", 0))
         elif record["type"] == "step":
-            steps.append(_journalled(record, rank))
+            steps.append(journalled(record, rank))
         elif record["type"] == "anomaly" and steps:
             steps[-1] = steps[-1]._replace(anomalies=[*steps[-1].anomalies, str(record.get("rule"))])
     return run_id, steps
 
 
-def _journalled(record: dict[str, Any], rank: int) -> TracedStep:
+def journalled(record: dict[str, Any], rank: int) -> TracedStep:
+    """A journal's step record with its phases."""
     duration = record["duration_ms"] * 1e3
     return TracedStep(
         record["step"],

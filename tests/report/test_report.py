@@ -114,7 +114,7 @@ def test_health_waste_and_monitors_are_told_where_a_journal_has_them(journal_of:
         },
         {**STEP, "step": 151, "rollout_s": 5.0, "wasted_s": {"no_gradient": 2.5}},
         {"type": "ledger", "step": 151, "time": 0.0, "gpus": 4, "phases_s": {}, "wasted_s": {}},
-        {"type": "reward_model", "step": 150, "time": 0.0, "name": "judge", "stability": 0.25},
+        {"type": "reward_model", "step": 150, "time": 0.0, "rewards": {"judge": {"stability": 0.25}}},
     ]
     with (journal / "journal-00000.jsonl").open("a") as file:
         file.writelines(json.dumps(record) + "\n" for record in further)

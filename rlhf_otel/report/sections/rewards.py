@@ -68,10 +68,10 @@ def _bins(histogram: Record) -> Curve:
 
 def _of_monitor(records: list[Record]) -> Iterator[Block]:
     """What the monitors said last, and what they advise."""
-    latest: dict[str, Record] = {str(record.get("name", "reward")): record for record in records}
-    for name, record in list(latest.items())[:MAX_FUNCTIONS]:
-        rows = [(title_of(key), text) for key, text in _flat(record)]
-        yield Table(("", ""), rows, f"Reliability of {name} at step {record.get('step', 'unknown')}")
+    latest = records[-1]
+    for name, known in list(latest.get("rewards", {}).items())[:MAX_FUNCTIONS]:
+        rows = [(title_of(key), text) for key, text in _flat(known)]
+        yield Table(("", ""), rows, f"Reliability of {name} at step {latest.get('step', 'unknown')}")
 
 
 def _flat(record: Record, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -82,9 +82,13 @@ def _flat(record: Record, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key} ")
         elif isinstance(value, list):
-            yield f"{prefix}{key}", "; ".join(map(cell, value[:5]))
+            yield f"{prefix}{key}", "; ".join(map(_item, value[:5]))
         else:
             yield f"{prefix}{key}", number(value) if isinstance(value, float) else cell(value)
+
+
+def _item(value: Any) -> str:
+    return ": ".join(map(str, value.values())) if isinstance(value, dict) else cell(value)
 
 
 def _data(story: Story, monitored: list[Record]) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""``rlhf-otel top``: runs, live, in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rlhf_otel.top.picture import Picture
+
+
+@click.command()
+@click.argument("sources", nargs=-1)
+@click.option(
+    "--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds between looks."
+)
+def top(sources: tuple[str, ...], interval: float) -> None:
+    """Watch runs live: signals, phases, ranks, anomalies, GPUs.
+
+    SOURCES are endpoints (http://host:9464), directories of file_sd files (the setting file_sd), journals or output
+    directories; by default http://localhost:9464. Needs the extra [top].
+    """
+    looks = [look_of(source) for source in sources or ("http://localhost:9464",)]
+    try:
+        from rlhf_otel.top.app import Top
+    except ImportError as error:
+        raise click.ClickException("top needs textual: pip install 'rlhf-otel[top]'") from error
+    Top(looks, interval).run()
+
+
+def look_of(source: str) -> Callable[[], list[Picture]]:
+    """How to look at a source. JournalError where a directory holds neither a journal nor targets."""
+    from rlhf_otel.top.endpoints import EndpointWatch, targets_in
+    from rlhf_otel.top.journals import JournalWatch
+
+    if source.startswith(("http://", "https://")):
+        return EndpointWatch(lambda: [source]).look
+    directory = Path(source)
+    if (
+        directory.is_dir()
+        and any(directory.glob("*.json"))
+        and not any(directory.glob("journal-*.jsonl"))
+        and targets_in(directory)
+    ):
+        return EndpointWatch(lambda: targets_in(directory)).look
+    return JournalWatch(directory).look
