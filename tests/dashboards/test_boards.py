@@ -26,7 +26,7 @@ from rlhf_otel.sources.trl_keys import FAMILIES
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
 NAMES = re.compile(r"\b(?:rlhf_[a-z0-9_]+|run(?:_[a-z]+)?:[a-z0-9_:]+)\b")
-AGGREGATED = ("rate(", "increase(", "changes(", "timestamp(")
+AGGREGATED = ("rate(", "increase(", "changes(", "timestamp(", "max_over_time(")
 PROMETHEUS = {"type": "prometheus", "uid": "${datasource}"}
 
 
