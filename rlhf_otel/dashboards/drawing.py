@@ -176,7 +176,7 @@ def _lines(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: 
             (
                 legend(target.get("legendFormat", ""), one["metric"]),
                 NAMED.get(color, color),
-                "--" if look else "-",
+                "--" if "custom.lineStyle" in look else "-",
                 times,
                 values,
             )

@@ -10,6 +10,7 @@ from rlhf_otel.catalogue.run_boards import with_board
 from rlhf_otel.dashboards.panels import (
     BLUE,
     ORANGE,
+    SEVERITY_COLOR,
     good_above,
     good_below,
     lines,
@@ -240,9 +241,13 @@ ALERTS: Final = Section(
             "Firing alerts",
             "By severity, over time; each run and rule counts once. Empty is good.",
             "short",
-            Query(
-                'count by (severity) (max by (run_id, rule, severity) (ALERTS{alertstate="firing"}))',
-                "{{severity}}",
+            *(
+                Query(
+                    f'count(max by (run_id, rule) (ALERTS{{alertstate="firing", severity="{severity}"}}))',
+                    severity.value,
+                    color=SEVERITY_COLOR[severity],
+                )
+                for severity in Severity
             ),
             empty="nothing fired: good",
             stacked=True,
