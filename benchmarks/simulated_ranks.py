@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from views import grpo_view  # noqa: E402
 
+from rlhf_otel.catalogue.spans import Waste  # noqa: E402
 from rlhf_otel.exporters.endpoint import Endpoint  # noqa: E402
 from rlhf_otel.exporters.exposition import RunsCollector  # noqa: E402
 from rlhf_otel.exporters.file_sd import TargetFile, target_of  # noqa: E402
@@ -51,6 +52,7 @@ class SimulatedRank:
         snapshot = self._view.snapshot._replace(
             step=step,
             started_s=self._started_s,
+            wasted=dict.fromkeys(Waste, 0.02 * elapsed) if self._view.identity.rank == 0 else {},
             time_s=self._started_s + step * STEP_S,
             values={name: self._moved(value) for name, value in self._view.snapshot.values.items()},
         )

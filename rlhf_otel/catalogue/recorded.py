@@ -34,6 +34,16 @@ class Recorded:
     unit: str = "1"
 
 
+def _events(level: str, counter: str, label: str, what: str) -> Recorded:
+    """Events of all ranks within ``$range``, by one label."""
+    return Recorded(
+        f"{level}:rlhf_{counter}:increase",
+        f"{what}, of all ranks, in the 5 minutes before.",
+        f"sum by (job, run_id, {label}) (increase(rlhf_{counter}_total[$range]))",
+        (label,),
+    )
+
+
 def _ended(outcome: str, state: RunState) -> str:
     return (
         f'0 * (max by (job, run_id) (last_over_time(rlhf_run_end_timestamp_seconds{{outcome="{outcome}"}}[15m]))\n'
@@ -106,6 +116,9 @@ RECORDED: Final = (
         ("reward_function",),
         "seconds",
     ),
+    _events("run_function", "reward_function_nonfinite", "reward_function", "Rewards that were not finite"),
+    _events("run_signal", "signal_nonfinite", "signal", "Values of each signal that were not finite"),
+    _events("run_place", "telemetry_faults", "place", "Telemetry faults by place"),
     Recorded(
         "run_rank:rlhf_telemetry_seconds:rate",
         "Share of a rank's training thread that telemetry takes.",

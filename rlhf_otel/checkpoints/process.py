@@ -67,6 +67,9 @@ class Analysis(NamedTuple):
         return f"{Path(self.path).name}: {worst['name']} in {worst['where']}: {worst['evidence']}{more}"
 
 
+OUTCOMES: Final = ("done", "failed", "skipped")
+
+
 class CheckpointAnalysis:
     """Hands saved checkpoints to the process, and on what it found."""
 
@@ -83,8 +86,9 @@ class CheckpointAnalysis:
         self.latest: Analysis | None = None
         """The last one that succeeded."""
         self._told: Analysis | None = None
-        self.outcomes: Counter[str] = Counter()
-        """How many were done, failed, or passed over because a newer one came."""
+        self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        """How many were done, failed, or passed over because a newer one came. All are there from the start: Prometheus
+        does not count the first sample of a series as an increase."""
 
     def submit(self, step: int, path: Path) -> None:
         """Have a checkpoint analysed; never waits."""

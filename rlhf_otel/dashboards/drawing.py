@@ -37,6 +37,8 @@ NAMED: Final = {
 MOST_NAMES: Final = 8
 """Entries of a legend; Grafana lets one scroll."""
 MOST_ROWS: Final = 8
+FEWEST_BARS: Final = 6
+"""Room for so many, so that a single one is a bar and no wall."""
 
 
 def number(value: float, unit: str, decimals: int | None = None) -> str:
@@ -166,6 +168,9 @@ def _lines(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: 
     defaults = _defaults(panel)
     custom = defaults.get("custom", {})
     series = [(t, s) for t, r in zip(panel["targets"], results, strict=True) for s in r]
+    stacked = custom.get("stacking", {}).get("mode") == "normal"
+    if stacked:  # the legend has room for the largest
+        series.sort(key=lambda each: -sum(float(v) for _, v in each[1]["values"]))
     drawn = []
     for index, (target, one) in enumerate(series):
         look = _override(panel, "byFrameRefID", target["refId"])
@@ -176,12 +181,12 @@ def _lines(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: 
             (
                 legend(target.get("legendFormat", ""), one["metric"]),
                 NAMED.get(color, color),
-                "--" if look else "-",
+                "--" if "custom.lineStyle" in look else "-",
                 times,
                 values,
             )
         )
-    if custom.get("stacking", {}).get("mode") == "normal":
+    if stacked:
         _stack(axes, [one for one in drawn if any(one[-1])] or drawn)
     else:
         for name, color, style, times, values in drawn:
@@ -326,6 +331,7 @@ def _bars(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: f
     axes.set_yticks(range(len(found)), names, color=TEXT, fontsize=6)
     axes.set_xticks([])
     axes.set_xlim(0, 1.2 * max([*values, 1e-9]))
+    axes.set_ylim(len(found) - 0.5 - max(len(found), FEWEST_BARS), len(found) - 0.5)
     for index, value in enumerate(values):
         axes.text(
             value, index, f" {number(value, _defaults(panel)['unit'])}", color=TEXT, fontsize=6, va="center"

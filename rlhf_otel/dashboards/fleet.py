@@ -12,6 +12,7 @@ from rlhf_otel.dashboards.panels import (
     BLUE,
     ORANGE,
     SCALE,
+    SEVERITY_COLOR,
     good_above,
     good_below,
     lines,
@@ -248,9 +249,13 @@ ALERTS: Final = Section(
             "Firing alerts",
             "By severity, over time; each run and rule counts once. Empty is good.",
             "short",
-            Query(
-                'count by (severity) (max by (run_id, rule, severity) (ALERTS{alertstate="firing"}))',
-                "{{severity}}",
+            *(
+                Query(
+                    f'count(max by (run_id, rule) (ALERTS{{alertstate="firing", severity="{severity}"}}))',
+                    severity.value,
+                    color=SEVERITY_COLOR[severity],
+                )
+                for severity in Severity
             ),
             empty="nothing fired: good",
             stacked=True,

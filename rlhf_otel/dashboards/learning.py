@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from rlhf_otel.dashboards.panels import EVENT_POINTS, lines, metric, signals
+from rlhf_otel.dashboards.panels import lines, metric, signals
 from rlhf_otel.dashboards.spec import Query, Section, Threshold
 
 NOT_LOGGED: Final = "this trainer does not log it"
@@ -24,13 +24,12 @@ LEARNING_RATE: Final = signals(
 )
 NONFINITE: Final = lines(
     "NaN and infinite values",
-    "Values that were not finite, by signal, counted where they arise; trainers' own logs hide them. 0 is good, anything else "
-    "pages (NonFinite).",
+    "Values that were not finite in the 5 minutes before, by signal, counted where they arise; trainers' own logs hide them. 0 is "
+    "good, anything else pages (NonFinite).",
     "short",
-    Query("sum by (signal) (increase(rlhf_signal_nonfinite_total[$__rate_interval]))", "{{signal}}"),
-    empty="no signal is watched in this run",
+    Query("max by (signal) (run_signal:rlhf_signal_nonfinite:increase)", "{{signal}}"),
+    empty="no signal is watched in this run, or Prometheus lacks alerts/rlhf.recording.yaml",
     minimum=0.0,
-    points=EVENT_POINTS,
     thresholds=(Threshold(None, "transparent"), Threshold(1, "red")),
 )
 EVALUATION: Final = lines(
@@ -129,10 +128,10 @@ FUNCTION_TIME: Final = lines(
 )
 FUNCTION_FAILURES: Final = lines(
     "What got no reward",
-    "NaN, None and exceptions of reward functions. 0 is good.",
+    "NaN (in the 5 minutes before), None and exceptions of reward functions. 0 is good.",
     "short",
     Query(
-        "sum by (reward_function) (increase(rlhf_reward_function_nonfinite_total[$__rate_interval]))",
+        "max by (reward_function) (run_function:rlhf_reward_function_nonfinite:increase)",
         "{{reward_function}} NaN",
     ),
     Query(
@@ -146,7 +145,6 @@ FUNCTION_FAILURES: Final = lines(
     empty=NO_FUNCTION,
     minimum=0.0,
     width=12,
-    points=EVENT_POINTS,
 )
 SLOWEST_CALL: Final = signals(
     "Slowest call", ["reward_function_time"], "Level is good.", empty=NO_FUNCTION, minimum=0.0
@@ -307,6 +305,7 @@ PHASES: Final = lines(
     "percentunit",
     Query("max by (phase) (run_phase:rlhf_phase_seconds:avg_rate)", "{{phase}}"),
     empty="Prometheus lacks alerts/rlhf.recording.yaml, or the run is younger than some scrapes",
+    points=240,
     stacked=True,
     minimum=0.0,
     width=12,

@@ -104,7 +104,8 @@ def _overridden(builder: Builder, panel: Panel) -> Builder:
 
 def _look(query: Query) -> list[models.DynamicConfigValue]:
     if query.look is Look.PLAIN:
-        return []
+        fixed = {"mode": "fixed", "fixedColor": query.color}
+        return [models.DynamicConfigValue("color", fixed)] if query.color else []
     color = query.color if query.look is Look.LIMIT else _GREY
     dash = [10, 10] if query.look is Look.LIMIT else [2, 6]
     values = {

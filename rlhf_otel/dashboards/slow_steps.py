@@ -130,15 +130,16 @@ PHASES: Final = Section(
         Panel(
             Kind.BAR_GAUGE,
             "Phases in the chosen time",
-            "Seconds of a rank in each phase, mean over ranks; the largest first. Generation, forward and backward on top is good.",
-            "s",
+            "Share of wall time in each phase, mean over ranks and over the time in which the run was scraped; the largest first. "
+            "Generation, forward and backward on top is good.",
+            "percentunit",
             (
                 Query(
-                    "sort_desc(avg by (phase) (sum by (phase, rank) (increase(rlhf_phase_seconds_total[$__range]))))",
+                    "sort_desc(max by (phase) (avg_over_time(run_phase:rlhf_phase_seconds:avg_rate[$__range])))",
                     "{{phase}}",
                 ),
             ),
-            YOUNG,
+            NO_RECORDING,
             width=8,
             height=9,
         ),
@@ -181,7 +182,7 @@ RANKS: Final = Section(
             empty=NO_RECORDING,
             width=12,
             height=9,
-            points=300,
+            points=120,
             thresholds=(Threshold(None, "transparent"), Threshold(0.1, ORANGE)),
         ),
         Panel(

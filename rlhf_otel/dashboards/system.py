@@ -11,7 +11,7 @@ NO_GPU: Final = "no rank sees a GPU (or NVML is not installed)"
 NO_TORCH: Final = "no rank has initialised CUDA"
 NO_HOST: Final = "no rank is scraped in this time"
 _BLUE: Final = (Threshold(None, BLUE),)
-POINTS: Final = 240
+POINTS: Final = 120
 """Of a series: there is one for each rank."""
 
 

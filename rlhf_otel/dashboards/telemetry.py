@@ -12,7 +12,7 @@ from rlhf_otel.dashboards.states import RUNBOOK, SCRAPED, SEVERITIES
 _BLUE: Final = (Threshold(None, BLUE),)
 COST: Final = 0.01
 """Heuristic: more than a per cent of training is too much for telemetry."""
-POINTS: Final = 240
+POINTS: Final = 120
 
 _PAGES: Final = 'max by (run_id, rule) (max_over_time(ALERTS{run_id=~".+", alertstate="firing", severity="critical"}[$__range]))'
 _FINISHED: Final = 'max by (run_id) (last_over_time(rlhf_run_end_timestamp_seconds{run_id=~".+", outcome="finished"}[$__range]))'
@@ -212,12 +212,11 @@ COSTS: Final = Section(
         ),
         lines(
             "Faults",
-            "Telemetry faults by place. None is good.",
+            "Telemetry faults in the 5 minutes before, by place. None is good.",
             "short",
-            Query("sum by (place) (increase(rlhf_telemetry_faults_total[$__rate_interval]))", "{{place}}"),
-            empty="no fault since the start: good",
+            Query("max by (place) (run_place:rlhf_telemetry_faults:increase)", "{{place}}"),
+            empty="no fault since the start: good (or Prometheus lacks alerts/rlhf.recording.yaml)",
             minimum=0.0,
-            points=POINTS,
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""A replayed run as the series that Prometheus would have scraped, with the anomalies and the alerts beside them.
+"""A replayed run as the series that Prometheus would have scraped, with the anomalies, alerts and recorded series beside them.
 
 The samples come from the same collector as a live run's, so that names and labels are the same. A sample is
 taken at each step, but at most one per scrape interval, and repeated in long steps, so that no gap is longer than
@@ -22,6 +22,7 @@ from rlhf_otel.detection.promql import ENGINE
 from rlhf_otel.exporters.exposition import RunsCollector
 from rlhf_otel.records import HistogramState, RunEnd, RunIdentity, RunView, Snapshot, StepRecord
 from rlhf_otel.replay.engine import Replay
+from rlhf_otel.replay.recorded import Recording
 from rlhf_otel.replay.timeline import Timeline
 from rlhf_otel.sources.trl_keys import measurable
 
@@ -114,6 +115,7 @@ class Backfill:
         self._nonfinite = {signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite}
         self._durations: dict[str, HistogramState] = {}
         self._end: RunEnd | None = None
+        self._recording = Recording(identity, timeline.times[0], SCRAPE_S)
         self._collector = RunsCollector(lambda: [RunView(self._identity, self._snapshot, end=self._end)])
 
     def run(self, steps: Sequence[Step], end: RunEnd | None = None) -> Series:
@@ -180,6 +182,8 @@ class Backfill:
             if not family.name.startswith(LEFT_OUT):
                 for sample in family.samples:
                     self.series.add(sample.name, sample.labels, time_s, float(sample.value))
+        for recorded in self._recording.at(time_s, self._nonfinite, self._end):
+            self.series.add(recorded.name, recorded.labels, time_s, recorded.value)
         for verdict in self._snapshot.verdicts:
             if verdict.active:
                 self.series.add("ALERTS", self._alert(verdict), time_s, 1.0)

@@ -247,3 +247,8 @@ def test_instrumentation_of_the_parent_does_not_reach_the_process(monkeypatch: p
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == "/mine"
     assert agent not in environment["PYTHONPATH"]
     assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_every_outcome_is_counted_from_the_start() -> None:
+    """Prometheus does not count the first sample of a series as an increase."""
+    assert CheckpointAnalysis(lambda _: None).outcomes == {"done": 0, "failed": 0, "skipped": 0}

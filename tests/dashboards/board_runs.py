@@ -1,12 +1,13 @@
 """Real runs for the boards, one after another in one process: python board_runs.py FOLDER TARGETS NAME ...
 
-``grpo`` evaluates, saves and has a NaN; all others are as short as they can be. With ``gpu`` as name a rank is served
-whose numbers are made up, since there is no GPU in a test.
+All save; All save; ``grpo`` evaluates and has a NaN; ``rloo`` waits for the analyses of its checkpoints. With ``gpu`` as name a
+rank is served whose numbers are made up, since there is no GPU in a test.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import sys
 import time
@@ -17,6 +18,9 @@ PACE_S = 0.25
 """Of a step: some scrapes of a second fall into each run."""
 STEPS = 40
 STRIKES = 30
+SAVED_EVERY = 12
+PATIENCE_S = 120
+"""For analyses, which run at idle priority."""
 
 
 def _observer(name: str, folder: Path, targets: Path) -> Any:
@@ -37,6 +41,24 @@ def _pace() -> Any:
     return Pace()
 
 
+def _analyses_awaited(folder: Path, wanted: int) -> Any:
+    """Go on once so many checkpoints are analysed, shortly before the end."""
+    from transformers import TrainerCallback
+
+    def analysed() -> int:
+        text = "".join(path.read_text(encoding="utf-8") for path in (folder / "journal").rglob("*.jsonl"))
+        complete = text[: text.rfind("\n") + 1].splitlines()
+        return sum(json.loads(line)["type"] == "checkpoint_analysis" for line in complete)
+
+    class Await(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            deadline = time.monotonic() + PATIENCE_S
+            while state.global_step == STEPS - 2 and analysed() < wanted and time.monotonic() < deadline:
+                time.sleep(0.1)
+
+    return Await()
+
+
 def grpo(folder: Path, targets: Path) -> None:
     from tiny import build_trainer, numbers, variety
 
@@ -53,7 +75,7 @@ def grpo(folder: Path, targets: Path) -> None:
         eval_strategy="steps",
         eval_steps=10,
         save_strategy="steps",
-        save_steps=12,
+        save_steps=SAVED_EVERY,
         logging_steps=1,
     ).train()
 
@@ -66,7 +88,12 @@ def other(name: str, folder: Path, targets: Path) -> None:
     ):
         builders = getattr(importlib.import_module(module), table)
         if name in builders:
-            built = builders[name](folder, [_observer(name, folder, targets), _pace()], max_steps=STEPS)
+            callbacks = [_observer(name, folder, targets), _pace()]
+            if name == "rloo":
+                callbacks.append(_analyses_awaited(folder, 2))
+            built = builders[name](
+                folder, callbacks, max_steps=STEPS, save_strategy="steps", save_steps=SAVED_EVERY
+            )
             built.train()
             return
     raise SystemExit(f"{name}: no such trainer")

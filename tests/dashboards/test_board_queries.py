@@ -188,10 +188,7 @@ ELSEWHERE = {
     "Value loss over policy loss", "KL penalty over policy loss",  # absent while the policy loss is near 0
     "Growth of GPU memory", "Growth of memory", "Time until memory is full",  # after minutes of samples
     "Divergence from the teacher", "Evaluation",  # of these runs none distils, and GRPO's alone evaluates
-    "Room", "Faults", "Distance from the start", "Health", "NaN in weights", "Movement of the weights",
-    "Findings in the last checkpoint", "Analyses in this time",  # checkpoints are analysed after these runs are over
     "Pages by rule", "Anomalies",  # may be empty: good
-    "Last checkpoint",  # GRPO's run alone saves
 }  # fmt: skip
 """Panels whose data no run on a CPU has."""
 

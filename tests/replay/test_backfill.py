@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from replay_data import Observed, unpacked, what
 
 from rlhf_otel.catalogue.metrics import METRICS
+from rlhf_otel.catalogue.recorded import BOARD_OF_RUN, RECORDED_BY_NAME, RunState
 from rlhf_otel.cli import commands
 from rlhf_otel.demo.servers import free_port, program
 from rlhf_otel.detection.promql import Timing
@@ -266,6 +267,34 @@ class TestARealPrometheus:
         alerts = server.one('ALERTS{run_id="without-times",alertname="RLHFNonFinite",alertstate="firing"}')
         assert [moment for moment, _ in alerts] == [moment for moment, value in active if value]
         assert server.one('rlhf_anomaly_first_step{run_id="without-times",rule="NonFinite"}')[-1][1] == 41
+
+    def test_has_what_prometheus_records_of_a_live_run(self, server: Server) -> None:
+        """Each sample is what the expression gives at that time, and the end is told."""
+        for name, end in (("observed", RunState.FINISHED), ("without-times", RunState.RUNNING)):
+            run = f'{{run_id="{name}"}}'
+            states = server.one(f"run:rlhf_state:current{run}")
+            assert {value for _, value in states[:-1]} == {RunState.RUNNING}
+            assert states[-1][1] == end
+            for recorded in (
+                "run:rlhf_state:current",
+                BOARD_OF_RUN,
+                "run:rlhf_ranks:count",
+                "run:rlhf_rank_seconds:sum",
+            ):
+                for moment, _ in (states[0], states[-1]):
+                    asked = f"({RECORDED_BY_NAME[recorded].expression}) and on (run_id) rlhf_step{run}"
+                    ((metric, expected),) = (
+                        (each["metric"], float(each["value"][1]))
+                        for each in server.get("query", query=asked, time=moment)["result"]
+                    )
+                    ((stored, _),) = server.samples(f"{recorded}{run}")
+                    assert metric.items() <= stored.items()
+                    (written,) = [v for t, v in server.one(f"{recorded}{run}") if t == moment]
+                    assert written == pytest.approx(expected, abs=0.1)
+        counted = server.one(
+            'run_signal:rlhf_signal_nonfinite:increase{run_id="without-times",signal="reward"}'
+        )
+        assert [value for _, value in counted] == [0.0] * 40 + list(range(1, 9))
 
     def test_has_nan_where_the_run_had_it(self, server: Server) -> None:
         values = [value for _, value in server.one('rlhf_reward_mean{run_id="without-times"}')]
