@@ -81,7 +81,6 @@ class Assembler:
         self._logged: MappedLogs | None = None
         self._logged_step = 0
         self._skipped = 0
-        self._telemetry_ns = 0
 
     def log(self, logs: Mapping[Any, Any], step: int) -> dict[str, float]:
         """Take what the trainer has logged; returns the values of an evaluation.
@@ -98,8 +97,6 @@ class Assembler:
     def assemble(self, raw: RawStep) -> tuple[StepRecord, float]:
         """The step's record, and the tokens that it added. In the order of the steps. A part that raises loses
         its own values."""
-        self._recorder.add_seconds("telemetry", (raw.telemetry_ns - self._telemetry_ns) * 1e-9)
-        self._telemetry_ns = raw.telemetry_ns
         logged, self._logged = self._logged, None
         mapped = MappedLogs()
         with faults.isolated("sources", "mapping what the trainer logged"):
@@ -169,10 +166,13 @@ class Assembler:
         if self._samples is not None:
             record.values.update(self._samples.signals(generation, record.values, rewards))
             record.histograms = self._samples.histograms(generation)
+        cut_off = record.values.get("truncated_token_ratio", 0.0)
+        record.truncated_tokens = cut_off * len(rewards) * record.values.get("completion_length", 0.0)
 
     def _add_skipped(self, record: StepRecord, skipped: int) -> None:
         if skipped:
-            record.values["optimizer_step_skipped"] = float(skipped > self._skipped)
+            record.update_lost = skipped > self._skipped
+            record.values["optimizer_step_skipped"] = float(record.update_lost)
             self._skipped = skipped
 
     def _add_tokens(self, record: StepRecord, mapped: MappedLogs, now: int) -> float:

@@ -25,11 +25,14 @@ from rlhf_otel.detection.baselines import Baselines
 from rlhf_otel.detection.derived import add_evaluation_gap
 from rlhf_otel.detection.detector import Detector
 from rlhf_otel.detection.epochs import Epochs
+from rlhf_otel.detection.waste import WasteTotals, account
+from rlhf_otel.exporters.earlier_attempt import lost_seconds
 from rlhf_otel.exporters.journal import (
     JournalWriter,
     anomaly_record,
     checkpoint_analysis_record,
     end_record,
+    ledger_record,
     run_record,
     step_record,
 )
@@ -45,6 +48,7 @@ from rlhf_otel.records import (
 )
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import trl_keys
+from rlhf_otel.sources.environment import environment
 from rlhf_otel.step_traces import StepTraces
 
 logger = logging.getLogger("rlhf_otel")
@@ -72,6 +76,7 @@ class Pipeline:
         """Runs a call on the background thread, in order."""
         self._journal = JournalWriter(directory) if directory is not None and identity.rank == 0 else None
         self._epochs = Epochs()
+        self._waste = WasteTotals()
         self._traces = StepTraces(identity, directory, settings.trace_one_in)
         self._dropped = {"reward_function": 0, "key": 0}
         self._reward_functions: dict[str, tuple[float, float]] = {}
@@ -124,14 +129,20 @@ class Pipeline:
         """Add a record to the journal, in its turn; any thread."""
         self._submit(record)
 
-    def start(self, planned_steps: int, first_step: int, config: Mapping[str, Any]) -> None:
-        """The run begins."""
+    def start(
+        self,
+        planned_steps: int,
+        first_step: int,
+        config: Mapping[str, Any],
+        resumed_s: float | None = None,
+    ) -> None:
+        """The run begins; ``resumed_s`` is the Unix time of the checkpoint that it goes on from."""
         now = time.time()
         self.snapshot = self.snapshot._replace(
             started_s=now, time_s=now, planned_steps=planned_steps, step=first_step
         )
         self._background.start()
-        self._submit(run_record(self.identity, dict(config)))
+        self._background.submit(self._begin, dict(config), resumed_s)
 
     def step(
         self, record: StepRecord, tokens: float, telemetry_s: float, skipped_steps: int = 0
@@ -143,6 +154,7 @@ class Pipeline:
         add_evaluation_gap(record.values, self.snapshot.evaluation.get("reward"))
         self._count_nonfinite(record)
         statistics, anomalies = self._judged(record)
+        self._account(record, statistics.get("step_duration"))
         self._values = {**self._values, **_ABSENT, **record.values}
         self._count_duration(record.kind, duration)
         if record.reward_functions:
@@ -166,6 +178,8 @@ class Pipeline:
             anomaly_traces=self._traces.of_anomalies,
             durations=self._histograms.copy(),
             tokens=self.snapshot.tokens + tokens,
+            truncated_tokens=self._waste.truncated_tokens,
+            wasted=self._waste.seconds,
             skipped_steps=skipped_steps,
             stall_threshold_s=max(self._settings.stall_floor_s, self._settings.stall_multiple * self._peak_s),
             dropped=self._dropped.copy(),
@@ -211,6 +225,10 @@ class Pipeline:
         """The run is about to end after ``step``. A further step takes that back. Takes no lock, waits for
         nothing."""
         self._announced = RunEnd(outcome, time.time_ns(), step, reason)
+
+    def close_ledger(self, phase_seconds: Mapping[str, float], gpus: int, step: int) -> None:
+        """Write where the time went, and say what of it was in vain, after the steps that are queued."""
+        self._background.submit(self._close_ledger, dict(phase_seconds), gpus, step)
 
     def end(
         self, outcome: Outcome, reason: str = "", step: int | None = None, timeout_s: float = 5.0
@@ -270,6 +288,18 @@ class Pipeline:
 
     # --- on the background thread, like step(): only one thread may replace the snapshot
 
+    def _begin(self, config: dict[str, Any], resumed_s: float | None) -> None:
+        record = run_record(self.identity, config)
+        with faults.isolated("sources", "looking at the environment"):
+            record["environment"] = environment()
+        if self._journal is not None and self.identity.attempt > 1:
+            with faults.isolated("journal", "reading what the attempt before left"):
+                lost = lost_seconds(self._journal.directory, self.identity.run_id, resumed_s)
+                self._waste.add_restart(lost)
+                record |= {"lost_s": round(lost, 3)} if lost else {}
+        self.snapshot = self.snapshot._replace(wasted=self._waste.seconds)
+        self._write(record)
+
     def _checkpointed(self, record: dict[str, Any]) -> None:
         snapshot, saved = self.snapshot, (record["step"], record["time"])
         self.snapshot = snapshot._replace(
@@ -278,6 +308,12 @@ class Pipeline:
             saved=(*snapshot.saved, saved)[-CHECKPOINTS_KEPT_IN_MIND:],
         )
         self._write(record)
+
+    def _close_ledger(self, phase_seconds: dict[str, float], gpus: int, step: int) -> None:
+        self._waste.devices = gpus
+        self._write(ledger_record(phase_seconds, self._waste.seconds, gpus, step))
+        for sentence in self._waste.sentences() if self.identity.rank == 0 else ():
+            logger.info("run %s: %s", self.identity.run_id, sentence)
 
     def analysed(self, analysis: Analysis) -> None:
         """A saved checkpoint has been analysed: show it at once, though rules see it at the next step."""
@@ -298,6 +334,12 @@ class Pipeline:
             statistics = self._baselines.observe(record.kind, record.values)
             return statistics, self._answered(self._detector.observe(record, statistics))
         return {}, []  # type: ignore[unreachable]  # isolated() may swallow the exception
+
+    def _account(self, record: StepRecord, duration: Statistics | None) -> None:
+        with faults.isolated("detection", "accounting for a step's time"):
+            usual = duration.baseline if duration is not None else None
+            account(record, usual, self.snapshot.stall_threshold_s)
+            self._waste.add_step(record.rollout_s, record.wasted, record.truncated_tokens)
 
     def _answered(self, anomalies: list[Anomaly]) -> list[Anomaly]:
         if self.answer is None:

@@ -82,6 +82,14 @@ class StepRecord:
     phases: list[PhaseInterval] = field(default_factory=list)
     lag: dict[str, int] = field(default_factory=dict)
     """Signal name to the number of steps that passed before a device could be read; absent means none."""
+    update_lost: bool = False
+    """Whether its update was skipped by mixed-precision scaling, or dropped by the guard."""
+    truncated_tokens: float = 0.0
+    """Tokens of completions that were cut off."""
+    rollout_s: float = 0.0
+    """Seconds that it spent on sampling and scoring completions."""
+    wasted: dict[str, float] = field(default_factory=dict)
+    """Reason (``catalogue.spans.Waste``) to seconds of it that were in vain; only those above 0."""
 
     @property
     def duration_s(self) -> float:
@@ -171,6 +179,9 @@ class Snapshot(NamedTuple):
     """Rule to the trace id that its page leads to."""
     durations: Mapping[str, HistogramState] = {}
     tokens: float = 0.0
+    truncated_tokens: float = 0.0
+    wasted: Mapping[str, float] = {}
+    """Reason to seconds spent in vain so far; only those above 0."""
     skipped_steps: int = 0
     evaluations: int = 0
     checkpoints: int = 0

@@ -15,10 +15,9 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
-from rlhf_otel import faults, resumption, serving
+from rlhf_otel import end_report, faults, resumption, serving
 from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.assembly import Assembler
 from rlhf_otel.catalogue.spans import Outcome
@@ -30,7 +29,8 @@ from rlhf_otel.settings import Settings
 from rlhf_otel.sources import expectations, ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
 from rlhf_otel.sources.checkpoint_room import CheckpointRoom, planned_interval
-from rlhf_otel.sources.phases import PhaseRecorder, PhaseTotals
+from rlhf_otel.sources.ledger import Ledger
+from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.reward_range import RewardRange
 from rlhf_otel.sources.run_identity import identify
 from rlhf_otel.sources.samples import Samples
@@ -81,10 +81,9 @@ class Run:
         )
         self._observer: StepObserver | None = None
         self._last_step = 0
-        self._started_ns = perf_counter_ns()
-        self._ended_ns = 0
+        self.ledger = Ledger(self.recorder)
+        self._ended = False
         self._process = os.getpid()
-        self._other_seconds_shown = 0.0
         self._checkpoints: CheckpointRoom | None = None
 
     @property
@@ -94,7 +93,7 @@ class Run:
     @property
     def ended(self) -> bool:
         """Whether it is over, well or not."""
-        return bool(self._ended_ns)
+        return self._ended
 
     @property
     def last_step(self) -> int:
@@ -106,7 +105,7 @@ class Run:
     def start(self, planned_steps: int, step: int, tokens: float) -> None:
         """Training begins."""
         expectations.warn_of_versions()
-        self._started_ns = perf_counter_ns()  # what follows is time of the run, too
+        self.ledger.begin()  # what follows is time of the run, too
         self.recorder.adopt_thread()
         self._process = os.getpid()
         atexit.register(self.abandoned)
@@ -125,7 +124,7 @@ class Run:
         if not told:
             agreement = Agreement.of_this_job()
             self.pipeline.submit(self._agree, agreement, next_key())  # before any step: the queue is in order
-        self.pipeline.start(planned_steps, step, _config(self._trainer))
+        self.pipeline.start(planned_steps, step, _config(self._trainer), self._resumed.get("saved_s"))
         if told or self.pipeline.identity.rank == 0:
             self._expose()
         self._enter_trace_context(planned_steps)
@@ -147,7 +146,7 @@ class Run:
         """A checkpoint has been saved."""
         self.pipeline.checkpoint(step, path)
         if self.pipeline.identity.rank == 0:
-            self.pipeline.submit(self._save_state, step, Path(path))
+            self.pipeline.submit(self._save_state, step, Path(path), time.time())
 
     def interrupt(self) -> None:
         """SIGTERM has arrived: say so at once, and take it back if training goes on all the same."""
@@ -157,9 +156,10 @@ class Run:
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
         """Training has ended. Harmless when called again."""
-        if self._ended_ns:
+        if self._ended:
             return
-        self._ended_ns = perf_counter_ns()
+        self._ended = True
+        self.ledger.end()
         atexit.unregister(self.abandoned)
         if self.actions is not None and self.actions.steering.stopped_because:
             outcome, reason = (
@@ -182,9 +182,13 @@ class Run:
             with faults.isolated("actions", "ending the actions"):
                 self.actions.close(self.pipeline.flush)
         self._end_analysis(outcome)
+        self.pipeline.close_ledger(self.ledger.totals().seconds, _gpus(self._trainer), self._last_step)
         self.pipeline.end(outcome, reason, self._last_step, FLUSH_S)
         serving.ended(self, self.settings.linger_s)
         self.pipeline.close(FLUSH_S)
+        if self.settings.report == "on" and self._run_identity.rank == 0:
+            directory = _directory(self.settings, self._trainer)
+            end_report.write(directory, wait=outcome is not Outcome.INTERRUPTED)
         if self._push is not None:
             self._push.push(FLUSH_S, last=True)
 
@@ -216,7 +220,7 @@ class Run:
     def view(self) -> RunView:
         """The run as a scrape sees it now."""
         counts = self.seams.reward_functions
-        phases = self._phase_totals()
+        phases = self.ledger.totals()
         return RunView(
             self._run_identity,
             self.pipeline.snapshot,
@@ -235,19 +239,6 @@ class Run:
             checkpoint_analyses=dict(self.analysis.outcomes) if self.analysis is not None else {},
             updates_dropped=self.guard.dropped if self.guard is not None else None,
         )
-
-    def _phase_totals(self) -> PhaseTotals:
-        """Totals by phase, with the open phases so far; "other" is what is left of the run's wall time.
-
-        None is ever less than at the scrape before: what moves from "other" to a phase only when that ends
-        makes "other" wait.
-        """
-        now = self._ended_ns or perf_counter_ns()
-        totals = self.recorder.totals(now)
-        seconds = totals.seconds
-        rest = max(0.0, (now - self._started_ns) * 1e-9 - sum(seconds.values()))
-        seconds["other"] = self._other_seconds_shown = max(seconds["other"] + rest, self._other_seconds_shown)
-        return totals
 
     def _sample_signals(self) -> Samples | None:
         if self.settings.samples != "on":
@@ -339,11 +330,12 @@ class Run:
                 )
         self._expose()
 
-    def _save_state(self, step: int, checkpoint: Path) -> None:
+    def _save_state(self, step: int, checkpoint: Path, saved_s: float) -> None:
         if self._checkpoints is not None:
             self._checkpoints.saved(step, checkpoint)
         identity = self.pipeline.identity
         state: dict[str, Any] = {"run_id": identity.run_id, "attempt": identity.attempt, "step": step}
+        state["saved_s"] = saved_s
         if self._samples is not None:
             state["reward_range"] = self._samples.rewards.state()
         resumption.save(checkpoint, {**state, "baselines": self.pipeline.learnt()})
@@ -369,6 +361,13 @@ def _own_device(trainer: Any) -> int | None:
         return None
     ordinal = getattr(getattr(getattr(trainer, "accelerator", None), "device", None), "index", None)
     return ordinal if isinstance(ordinal, int) else None
+
+
+def _gpus(trainer: Any) -> int:
+    """GPUs of the job: one a rank, where it trains on them."""
+    kind = getattr(getattr(getattr(trainer, "accelerator", None), "device", None), "type", "cpu")
+    world_size = getattr(getattr(trainer, "args", None), "world_size", 1) or 1
+    return 0 if kind in ("cpu", "meta") else int(world_size)
 
 
 def _config(trainer: Any) -> dict[str, Any]:

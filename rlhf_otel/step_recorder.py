@@ -98,7 +98,9 @@ class StepRecorder:
             ),
         )
         self._step_start_ns = now
-        self._telemetry_ns += perf_counter_ns() - now
+        done = perf_counter_ns()
+        self._telemetry_ns += done - now
+        self._phases.add("telemetry", now, done)
         return raw
 
     def _generation(self) -> Generation | None:

@@ -32,6 +32,7 @@ FLOOR = {
     "actions": 3,
     "assembly": 3,
     "bounds": 3,
+    "end_report": 3,
     "guard": 3,
     "pipeline": 3,
     "run": 3,
@@ -54,6 +55,7 @@ FLOOR = {
     "instrumentation": 4,
     "instrumentor": 4,
     "replay": 4,
+    "report": 4,
     "stack": 4,
 }
 """By the first name below the package."""

@@ -8,7 +8,7 @@ from typing import Any
 from rlhf_otel.assembly import Assembler, RawStep
 from rlhf_otel.catalogue.rules import RULES
 from rlhf_otel.catalogue.signals import SIGNALS
-from rlhf_otel.catalogue.spans import PHASES, Outcome
+from rlhf_otel.catalogue.spans import PHASES, Outcome, Waste
 from rlhf_otel.checkpoints.process import Analysis
 from rlhf_otel.detection.detector import Verdict
 from rlhf_otel.pipeline import Pipeline
@@ -186,6 +186,8 @@ def complete_view() -> RunView:
         last_checkpoint=(2, 1.7e9),
         saved=((1, 1.6e9), (2, 1.7e9)),
         dropped={"key": 1},
+        truncated_tokens=100.0,
+        wasted=dict.fromkeys(Waste, 1.0),
     )
     view = grpo_view(functions=1)
     return view._replace(

@@ -68,6 +68,7 @@ RUN: Final = (
     ),
     Metric("rlhf_run_end_timestamp_seconds", _G, "Unix time at which the run ended; exists only afterwards.", ("outcome", "rank"), "seconds"),
     Metric("rlhf_tokens_total", _C, "Prompt and completion tokens of all ranks, in this attempt.", unit="tokens"),
+    Metric("rlhf_truncated_tokens_total", _C, "Tokens of completions that were cut off, of all ranks, in this attempt.", unit="tokens"),
     Metric("rlhf_steps_total", _C, "Steps finished in this attempt, by kind.", ("kind", "rank")),
     Metric("rlhf_optimizer_steps_skipped_total", _C, "Optimizer steps that mixed-precision scaling skipped.", ("rank",)),
     Metric("rlhf_updates_dropped_total", _C, "Updates that the bad-update guard dropped, since a gradient was not finite. Absent without the guard.", ("rank",)),
@@ -89,6 +90,15 @@ TIME: Final = (
         "Wall time of each phase without the phases inside it; the phases of a run sum to its wall time. "
         "Includes the elapsed part of the open phase. On a GPU, host clocks charge asynchronous work to the next phase that waits for it.",
         ("phase", "scope", "rank"),
+        "seconds",
+        "time",
+    ),
+    Metric(
+        "rlhf_wasted_seconds_total",
+        _C,
+        "Wall time in vain, by reason, once it has happened: rollouts of groups without a gradient, updates that were lost, stalls beyond the usual "
+        "step, and what an earlier attempt did after the checkpoint that was gone on from.",
+        ("reason",),
         "seconds",
         "time",
     ),

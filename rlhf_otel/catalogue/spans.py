@@ -65,6 +65,15 @@ PHASES: Final[tuple[Phase, ...]] = (
     Phase("other", _C, "Everything else; what it holds is not known, and may wait for other ranks."),
 )
 
+ABSORBING: Final = frozenset({"evaluation", "checkpoint"})
+"""Phases that cost what they cost as a whole: what is timed inside them counts as theirs in a run's totals."""
+ROLLOUT: Final = frozenset(
+    {"generate", "rollout", "reward", "reward_function", "reference_logprobs", "policy_logprobs", "values"}
+)
+"""Phases that sample completions and score them."""
+UPDATE: Final = frozenset({"update", "loss", "forward", "backward", "optimizer"})
+"""Phases that make gradients of them, and an update."""
+
 PHASE_BY_NAME: Final[dict[str, Phase]] = {phase.name: phase for phase in PHASES}
 
 
@@ -109,6 +118,16 @@ class StepKind(StrEnum):
 
     GENERATE = "generate"
     REUSE = "reuse"
+
+
+class Waste(StrEnum):
+    """Why time of a run was spent in vain. An update may be lost after a rollout that gave no gradient: then both
+    parts of the step count, each as what it is."""
+
+    NO_GRADIENT = "no_gradient"
+    LOST_UPDATE = "lost_update"
+    STALL = "stall"
+    RESTART = "restart"
 
 
 class Outcome(StrEnum):

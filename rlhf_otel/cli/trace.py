@@ -43,7 +43,9 @@ def trace(paths: tuple[Path, ...], slowest: int, chosen: range | None, export: P
 
     found = [read_steps(path) for path in paths]
     steps = [step for each in found for step in each.steps]
-    together = Steps(found[0].run_id, steps, frozenset().union(*(each.incomplete for each in found)))
+    incomplete = frozenset().union(*(each.incomplete for each in found))
+    waste = [sentence for each in found for sentence in each.waste]
+    together = Steps(found[0].run_id, steps, incomplete, waste)
     explained = [one for one in explain(steps) if chosen is None or one.step.step in chosen]
     if not explained:
         raise TraceError(f"none of these steps was found; there are {steps[0].step} to {steps[-1].step}")

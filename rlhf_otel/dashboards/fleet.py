@@ -6,7 +6,7 @@ from typing import Final
 
 from rlhf_otel.catalogue.recorded import RunState
 from rlhf_otel.catalogue.rules import Severity
-from rlhf_otel.dashboards.families import with_board
+from rlhf_otel.catalogue.run_boards import with_board
 from rlhf_otel.dashboards.panels import (
     BLUE,
     ORANGE,

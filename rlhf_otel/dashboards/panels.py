@@ -30,6 +30,9 @@ UNITS: Final = {
 AXES: Final = {"tokens": "tokens", "nats": "nats", "steps": "steps"}
 """Units that Grafana has no name for stand at the axis."""
 
+EVENT_POINTS: Final = 300
+"""Of counts of events from many series: fewer points count the same events, and are asked for sooner."""
+
 _DRAWN: Final = (Statistic.VALUE, Statistic.AVERAGE, Statistic.RATIO, Statistic.VALUE_RATIO)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from rlhf_otel.catalogue.metrics import METRIC_BY_NAME
 from rlhf_otel.catalogue.rules import RULE_BY_NAME
+from rlhf_otel.catalogue.spans import ROLLOUT, Waste
 from rlhf_otel.dashboards import learning
 from rlhf_otel.dashboards.panels import BLUE, ORANGE, good_below, lines, metric, stat
 from rlhf_otel.dashboards.run_top import NO_RECORDING, NOT_NOW
@@ -208,9 +210,71 @@ RANKS: Final = Section(
         ),
     ),
 )
+_ROLLOUT: Final = "|".join(sorted(ROLLOUT))
+NOTHING: Final = "nothing was in vain so far"
+WASTE: Final = Section(
+    "Ledger and waste",
+    (
+        stat(
+            "Rollouts without gradient",
+            "Share of the time of rollouts, in the chosen time, that went into groups without a gradient. Small is good.",
+            "percentunit",
+            Query(
+                f'sum(increase(rlhf_wasted_seconds_total{{reason="{Waste.NO_GRADIENT}"}}[$__range])) '
+                f'/ sum(increase(rlhf_phase_seconds_total{{rank="0", phase=~"{_ROLLOUT}"}}[$__range]))'
+            ),
+            empty=NOTHING,
+            thresholds=good_below(0.5, ORANGE),
+            width=4,
+            height=8,
+            decimals=0,
+        ),
+        stat(
+            "GPU-hours in vain",
+            "Time in vain, of the attempt so far, times the GPUs that waited: one a rank. Small is good.",
+            "short",
+            Query(
+                "sum(max_over_time(rlhf_wasted_seconds_total[$__range])) * count(count by (rank) (rlhf_torch_memory_allocated_bytes)) / 3600"
+            ),
+            empty=f"no GPU, or {NOTHING}",
+            thresholds=_BLUE,
+            width=4,
+            height=8,
+            decimals=1,
+        ),
+        Panel(
+            Kind.BAR_GAUGE,
+            "In vain, by reason",
+            METRIC_BY_NAME["rlhf_wasted_seconds_total"].help + " None is good.",
+            "s",
+            (
+                Query(
+                    "sort_desc(max by (reason) (max_over_time(rlhf_wasted_seconds_total[$__range])))",
+                    "{{reason}}",
+                ),
+            ),
+            NOTHING,
+            width=8,
+            height=8,
+        ),
+        lines(
+            "Tokens of completions that were cut off",
+            "Share of all tokens, prompts among them. Small is good: what is cut off has no end to be rewarded for.",
+            "percentunit",
+            Query(
+                "sum(rate(rlhf_truncated_tokens_total[$__rate_interval])) / sum(rate(rlhf_tokens_total[$__rate_interval]))",
+                "cut off",
+            ),
+            empty="no completion was cut off, or samples are off",
+            minimum=0.0,
+            width=8,
+            height=8,
+        ),
+    ),
+)
 SLOW_STEPS: Final = Board(
     "rlhf-slow-steps",
     "RLHF / Slow steps",
     f"Where the time of steps goes. {RULE_BY_NAME['SlowStep'].cause}",
-    (NOW, DURATIONS, PHASES, RANKS),
+    (NOW, DURATIONS, PHASES, WASTE, RANKS),
 )

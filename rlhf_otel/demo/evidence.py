@@ -14,6 +14,7 @@ from typing import Any
 from rlhf_otel.catalogue.rules import FINISHED
 from rlhf_otel.demo.faults import read_record
 from rlhf_otel.demo.receiver import Notification
+from rlhf_otel.detection.waste import WasteTotals
 from rlhf_otel.errors import JournalError
 from rlhf_otel.exporters.journal import read_journal
 
@@ -30,6 +31,7 @@ class Evidence:
     injected_s: float | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
     anomalies: list[dict[str, Any]] = field(default_factory=list)
+    waste: WasteTotals = field(default_factory=WasteTotals)
     end: dict[str, Any] | None = None
     alerts: dict[tuple[str, str], float] = field(default_factory=dict)
     """Rule and engine to the time at which Prometheus first had the alert firing."""
@@ -67,6 +69,7 @@ def read_run(journal: Path, evidence: Evidence) -> None:
     """Steps, anomalies and end, from the journal."""
     with contextlib.suppress(JournalError):
         for record in read_journal(journal):
+            evidence.waste.add_record(record)
             if record["type"] == "step":
                 evidence.steps.append(record)
             elif record["type"] == "anomaly":

@@ -26,6 +26,7 @@ CURVE: Final = 32
 def summary(evidence: Evidence, servers: bool, run_dir: Path, traces: Path) -> RenderableType:
     """The whole summary."""
     parts: list[RenderableType] = [_headline(evidence), _curves(evidence)]
+    parts += [Text(f"{sentence}.") for sentence in evidence.waste.sentences()]
     parts.append(_detections(evidence, servers))
     if servers:
         parts.append(_notifications(evidence))

@@ -197,6 +197,7 @@ _scalar("rlhf_process_start_time_seconds", lambda v: v.snapshot.started_s)
 _scalar("rlhf_last_progress_timestamp_seconds", lambda v: v.snapshot.time_s)
 _scalar("rlhf_stall_threshold_seconds", lambda v: v.snapshot.stall_threshold_s)
 _scalar("rlhf_tokens_total", lambda v: v.snapshot.tokens)
+_scalar("rlhf_truncated_tokens_total", lambda v: v.snapshot.truncated_tokens or None)
 _by_label("rlhf_steps_total", lambda v: {kind: sum(h.counts) for kind, h in v.snapshot.durations.items()})
 _scalar("rlhf_optimizer_steps_skipped_total", lambda v: v.snapshot.skipped_steps)
 _scalar("rlhf_updates_dropped_total", lambda v: v.updates_dropped)
@@ -297,6 +298,7 @@ def _by_phase(name: str, read: Callable[[RunView], Mapping[str, float]]) -> None
 
 
 _by_phase("rlhf_phase_seconds_total", lambda v: v.phase_seconds)
+_by_label("rlhf_wasted_seconds_total", lambda v: v.snapshot.wasted)
 
 # --- verdicts
 

@@ -2,7 +2,7 @@ r"""The journal: an append-only local record of a run, one JSON object a line.
 
 Format, version 1. Files ``journal-00000.jsonl``, ``journal-00001.jsonl``, ... in one directory are read in
 that order; a new attempt and a full file begin the next one. Every record has a ``type``: ``run``, ``step``,
-``anomaly``, ``action``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis`` or ``end``
+``anomaly``, ``action``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis``, ``ledger`` or ``end``
 (``docs/journal.md``). ``time`` is Unix time in seconds, durations are milliseconds. A file that continues another
 repeats the ``run`` record, marked ``continued``.
 
@@ -67,6 +67,9 @@ def step_record(record: StepRecord, trace_id: str = "") -> Record:
         "nonfinite": record.nonfinite,
         "reward_histograms": {name: one._asdict() for name, one in record.histograms.items()},
         "phases": [_phase_row(phase, record.start_ns) for phase in record.phases],
+        "rollout_s": round(record.rollout_s, 6),
+        "wasted_s": {reason: round(seconds, 6) for reason, seconds in record.wasted.items()},
+        "truncated_tokens": round(record.truncated_tokens, 1),
         "trace_id": trace_id,
     }
     return {
@@ -112,6 +115,18 @@ def checkpoint_analysis_record(analysis: _Analysis) -> Record:
     fields = {name: value for name, value in analysis._asdict().items() if value not in (None, "", (), {})}
     fields["seconds"] = round(fields.get("seconds", 0.0), 3)
     return {"type": "checkpoint_analysis", "time": _seconds(time.time_ns()), **fields}
+
+
+def ledger_record(phases: Mapping[str, float], wasted: Mapping[str, float], gpus: int, step: int) -> Record:
+    """Where the time of an attempt went, in seconds by phase, and by reason what of it was in vain."""
+    return {
+        "type": "ledger",
+        "time": _seconds(time.time_ns()),
+        "step": step,
+        "gpus": gpus,
+        "phases_s": {phase: round(spent, 6) for phase, spent in phases.items() if spent},
+        "wasted_s": {reason: round(spent, 6) for reason, spent in wasted.items()},
+    }
 
 
 def end_record(end: RunEnd) -> Record:

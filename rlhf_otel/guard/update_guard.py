@@ -55,6 +55,7 @@ class UpdateGuard:
         note = self._notes.pop(record.step, None)
         if note is None:
             return
+        record.update_lost = True
         if "grad_norm" not in record.nonfinite:
             record.values["grad_norm"], record.nonfinite["grad_norm"] = math.nan, 1
         for signal in record.nonfinite:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf_otel.detection.waste import WasteTotals
 from rlhf_otel.errors import TraceError
 from rlhf_otel.exporters.chrome_trace import PHASE, STEP, TracedPhase, TracedStep
 from rlhf_otel.exporters.journal import journal_files, read_journal
@@ -20,6 +21,8 @@ class Steps(NamedTuple):
     """By rank, then in the order of time."""
     incomplete: frozenset[int]
     """Ranks of which only the kept steps are known."""
+    waste: Sequence[str] = ()
+    """What was in vain, in sentences, by the journal."""
 
 
 def read_steps(path: Path) -> Steps:
@@ -32,7 +35,8 @@ def read_steps(path: Path) -> Steps:
     if not path.exists():
         raise TraceError(f"{path} does not exist")
     journal, traces = _found_in(path)
-    run_id, steps = _of_journal(journal) if journal is not None else ("", [])
+    waste = WasteTotals()
+    run_id, steps = _of_journal(journal, waste) if journal is not None else ("", [])
     whole = {step.rank for step in steps}
     kept = [step for trace in traces for step in _of_trace(trace) if step.rank not in whole]
     if not steps and not kept:
@@ -40,7 +44,7 @@ def read_steps(path: Path) -> Steps:
             f"{path} has no steps: expected a journal's directory (OUTPUT_DIR/rlhf_otel) or a trace-rank*.json"
         )
     by_time = sorted([*steps, *kept], key=lambda step: (step.rank, step.start_us))
-    return Steps(run_id, by_time, frozenset(step.rank for step in kept))
+    return Steps(run_id, by_time, frozenset(step.rank for step in kept), list(waste.sentences()))
 
 
 def _found_in(path: Path) -> tuple[Path | None, list[Path]]:
@@ -51,9 +55,10 @@ def _found_in(path: Path) -> tuple[Path | None, list[Path]]:
     return (path if journal_files(path) else None), sorted(path.glob("trace-rank*.json*"))
 
 
-def _of_journal(path: Path) -> tuple[str, list[TracedStep]]:
+def _of_journal(path: Path, waste: WasteTotals) -> tuple[str, list[TracedStep]]:
     run_id, rank, steps = "", 0, []
     for record in read_journal(path):
+        waste.add_record(record)
         if record["type"] == "run":
             run_id, rank = str(record.get("run_id", "")), int(record.get("rank", 0))
         elif record["type"] == "step":

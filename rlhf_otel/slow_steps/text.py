@@ -24,6 +24,7 @@ def report(found: Steps, explained: Sequence[Explanation], slowest: int) -> str:
         lines.append(
             f"Of rank {named} only the kept steps are known, so that the usual is that of kept steps."
         )
+    lines += [f"{sentence}." for sentence in found.waste]
     several = len(ranks) > 1
     for one in explained[:slowest]:
         lines += ["", *_step(one, several)]

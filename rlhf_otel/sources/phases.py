@@ -15,7 +15,7 @@ from threading import get_ident
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple, Protocol
 
-from rlhf_otel.catalogue.spans import PHASES
+from rlhf_otel.catalogue.spans import ABSORBING, PHASES
 from rlhf_otel.records import PhaseInterval
 
 MAX_PHASES: Final = 10_000
@@ -26,8 +26,9 @@ OpenInterval = tuple[str, str, int, Any, bool]
 it (an ``OpenInterval`` or None), and whether it is the training thread's. The same phase is the same object.
 Plain tuples here: a named one takes four times as long to make."""
 
-_Ended = tuple[OpenInterval, int, bool]
-"""A phase that has ended, ``perf_counter_ns`` at its end, and whether it was left by an exception."""
+_Ended = tuple[OpenInterval, int, bool | None]
+"""A phase that has ended, ``perf_counter_ns`` at its end, and whether it was left by an exception; None instead
+where it is in no step's phases."""
 _StepEnd = tuple[int, int | None]
 """Among what has ended: the number of the step that ends here, and the start of the innermost open phase."""
 
@@ -45,7 +46,7 @@ class PhaseTotals(NamedTuple):
     """Over the run so far."""
 
     seconds: dict[str, float]
-    """Phase to exclusive seconds on the training thread."""
+    """Phase to exclusive seconds on the training thread; an evaluation and a checkpoint have all that is inside."""
     counts: dict[str, int]
     """Phase to the times that it ended, on any thread."""
     function_seconds: dict[str, float]
@@ -65,7 +66,9 @@ class Elsewhere(Protocol):
 class PhaseRecorder:
     """Collects the phases of the step in progress, and totals over the run."""
 
-    __slots__ = ("_accounting", "_accounts", "_ended", "_innermost", "_steps", "_thread", "elsewhere")
+    __slots__ = (
+        "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "elsewhere",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._thread = get_ident()
@@ -75,6 +78,7 @@ class PhaseRecorder:
         self._steps = 0
         self._accounts = _Accounts()
         self._accounting = threading.Lock()
+        self._stopped = False
         self.elsewhere: Elsewhere | None = None
 
     def adopt_thread(self) -> None:
@@ -107,6 +111,8 @@ class PhaseRecorder:
     def end(self, opened: OpenInterval, failed: bool = False) -> None:
         """End a phase. Phases inside it that are still open (left by an exception) end with it."""
         ended = self._ended
+        if self._stopped:
+            return
         if self._innermost is opened:
             # In this order: whoever looks first at what is open and then at what has ended misses nothing.
             ended.append((opened, perf_counter_ns(), failed))
@@ -139,10 +145,17 @@ class PhaseRecorder:
         self._ended.append((number, innermost[2] if innermost is not None else None))
         return number
 
-    def add_seconds(self, phase: str, seconds: float) -> None:
-        """Count time that was measured elsewhere; from any thread."""
-        with self._accounting:
-            self._accounts.seconds[phase] += seconds
+    def stop(self) -> None:
+        """The run has ended: phases that end from now on count no more, and those still open stay open."""
+        self._stopped = True
+
+    def add(self, phase: str, start: int, end: int) -> None:
+        """Count a stretch of the training thread that is over: in the totals alone, and in no step's phases.
+
+        The phase around it is without it. Times are those of ``perf_counter_ns``.
+        """
+        if not self._stopped:
+            self._ended.append(((phase, "", start, None, True), end, None))
 
     # --- elsewhere
 
@@ -205,13 +218,15 @@ class _Accounts:
                 self._add(*item)
         return taken
 
-    def _add(self, opened: OpenInterval, end: int, failed: bool) -> None:
+    def _add(self, opened: OpenInterval, end: int, failed: bool | None) -> None:
         phase, detail, start, _, on_training_thread = opened
         duration = exclusive = end - start
         if on_training_thread:
             exclusive -= self._claim(start)
             self._unclaimed.append((start, duration))
-            self.seconds[phase] += exclusive * 1e-9
+            self.seconds[_charged(opened)] += exclusive * 1e-9
+        if failed is None:
+            return
         self._counts[phase] += 1
         if phase == "reward_function":
             totals = self._function_seconds
@@ -237,16 +252,25 @@ class _Accounts:
         """With the phases of the training thread that are open, from the innermost to the outermost."""
         seconds, inner = self.seconds.copy(), now
         unclaimed = self._unclaimed.copy()
-        for phase, _, start, _, _ in still_open:
-            within = 0
+        for opened in still_open:
+            start, within = opened[2], 0
             while unclaimed and unclaimed[-1][0] >= start:
                 begun, duration = unclaimed.pop()
                 within += duration if begun < inner else 0
-            seconds[phase] += max(0, inner - start - within) * 1e-9
+            seconds[_charged(opened)] += max(0, inner - start - within) * 1e-9
             inner = min(inner, start)
         # A phase may have read the clock for its end before it was seen here as open, and longer.
         self._told = {phase: max(spent, self._told.get(phase, 0.0)) for phase, spent in seconds.items()}
         return PhaseTotals(self._told.copy(), self._counts.copy(), self._function_seconds.copy())
+
+
+def _charged(opened: OpenInterval) -> str:
+    """The phase that pays for a phase's own time: itself, or the outermost absorbing one around it."""
+    pays = opened[0]
+    for around in _outwards(opened[3]):
+        if around[0] in ABSORBING:
+            pays = around[0]
+    return pays
 
 
 def _outwards(innermost: OpenInterval | None) -> Iterator[OpenInterval]:

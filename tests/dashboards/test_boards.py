@@ -15,10 +15,10 @@ import yaml
 from rlhf_otel import generate
 from rlhf_otel.catalogue.metrics import METRIC_BY_NAME, MetricType
 from rlhf_otel.catalogue.recorded import RECORDED_BY_NAME
+from rlhf_otel.catalogue.run_boards import RUN_BOARDS, board_of
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.dashboards import BOARDS
 from rlhf_otel.dashboards.asking import panels
-from rlhf_otel.dashboards.families import RUN_BOARDS, board_of
 from rlhf_otel.dashboards.spec import Scope
 from rlhf_otel.generate import grafana
 from rlhf_otel.sources.trl_keys import FAMILIES
@@ -26,7 +26,7 @@ from rlhf_otel.sources.trl_keys import FAMILIES
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
 NAMES = re.compile(r"\b(?:rlhf_[a-z0-9_]+|run(?:_[a-z]+)?:[a-z0-9_:]+)\b")
-AGGREGATED = ("rate(", "increase(", "changes(", "timestamp(")
+AGGREGATED = ("rate(", "increase(", "changes(", "timestamp(", "max_over_time(")
 PROMETHEUS = {"type": "prometheus", "uid": "${datasource}"}
 
 

@@ -13,6 +13,7 @@ from tiny import build_trainer, variety
 
 from rlhf_otel.callback import TelemetryCallback
 from rlhf_otel.cli import commands
+from rlhf_otel.exporters.journal import read_journal
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -42,8 +43,24 @@ def test_the_slowest_step_and_its_phase_are_named(directory: Path) -> None:
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert lines[0].startswith(f"{STEPS} steps of 1 rank, run ")
-    assert lines[2].startswith(f"step {SLOW_CALL} (generate): ")
-    assert lines[3].split()[:2] == ["reward_function", "judge"]
+    explained = lines.index("") + 1
+    assert lines[explained].startswith(f"step {SLOW_CALL} (generate): ")
+    assert lines[explained + 1].split()[:2] == ["reward_function", "judge"]
+
+
+def test_what_was_in_vain_is_said(directory: Path) -> None:
+    steps = [record for record in read_journal(directory) if record["type"] == "step"]
+    (ledger,) = (record for record in read_journal(directory) if record["type"] == "ledger")
+    in_vain = sum(step.get("wasted_s", {}).get("no_gradient", 0.0) for step in steps)
+    share = in_vain / sum(step["rollout_s"] for step in steps)
+
+    output = CliRunner().invoke(commands, ["trace", str(directory)]).output
+    said = f"{share:.0%} of rollout time produced no gradient ({in_vain:,.1f} s)."
+    assert (said in output.splitlines()) == bool(in_vain)
+    assert ledger["wasted_s"].get("no_gradient", 0.0) == pytest.approx(in_vain, abs=1e-3)
+    assert sum(ledger["phases_s"].values()) == pytest.approx(
+        sum(step["duration_ms"] for step in steps) / 1e3, rel=0.5
+    )
 
 
 def test_steps_are_exported_for_perfetto(directory: Path, tmp_path: Path) -> None:

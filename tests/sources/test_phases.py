@@ -153,12 +153,12 @@ def test_the_same_name_may_be_open_twice() -> None:
 def test_a_phase_that_is_open_counts_so_far() -> None:
     recorder = PhaseRecorder()
     began = perf_counter_ns()
-    recorder.begin("evaluation")
+    recorder.begin("rollout")
     recorder.begin("generate")
     later = perf_counter_ns() + 10**9
     seconds = recorder.totals(later).seconds
     assert seconds["generate"] >= 1.0
-    assert seconds["evaluation"] < 1.0
+    assert seconds["rollout"] < 1.0
     assert sum(seconds.values()) <= (later - began) * 1e-9
     assert recorder.totals(later).counts["generate"] == 0
 
@@ -337,9 +337,38 @@ def test_totals_never_fall_from_one_scrape_to_the_next() -> None:
     assert not scraper.problems
 
 
-def test_time_measured_elsewhere_is_added() -> None:
+def test_a_stretch_that_was_measured_counts_in_the_totals_alone() -> None:
     recorder = PhaseRecorder()
-    recorder.add_seconds("telemetry", 0.25)
-    recorder.add_seconds("telemetry", 0.25)
-    assert recorder.totals(perf_counter_ns()).seconds["telemetry"] == 0.5
-    assert recorder.totals(perf_counter_ns()).seconds.keys() == {phase.name for phase in PHASES}
+    outer = recorder.begin("update")
+    began = perf_counter_ns()
+    recorder.end(recorder.begin("forward"))
+    recorder.add("telemetry", began, perf_counter_ns())
+    recorder.end(outer)
+    now = perf_counter_ns()
+    recorder.add("telemetry", now, now + 10**9)
+
+    update, _ = step_of(recorder)
+    totals = recorder.totals(perf_counter_ns())
+    assert totals.seconds["telemetry"] >= 1.0
+    assert totals.counts["telemetry"] == 0
+    whole = (update.end_ns - update.start_ns) * 1e-9
+    assert sum(totals.seconds.values()) == pytest.approx(1.0 + whole, abs=1e-12)
+    assert totals.seconds.keys() == {phase.name for phase in PHASES}
+
+
+@pytest.mark.parametrize("whole", ["evaluation", "checkpoint"])
+def test_what_is_inside_an_evaluation_or_checkpoint_counts_as_that(whole: str) -> None:
+    recorder = PhaseRecorder()
+    outer = recorder.begin(whole)
+    recorder.end(recorder.begin("generate"))
+    loss = recorder.begin("loss")
+    recorder.begin("forward")
+    open_so_far = recorder.totals(perf_counter_ns() + 10**9).seconds
+    recorder.end(loss)
+    recorder.end(outer)
+
+    assert {name for name, seconds in open_so_far.items() if seconds} == {whole}
+    assert [phase.phase for phase in step_of(recorder)] == [whole, "generate", "loss", "forward"]
+    assert {name for name, seconds in recorder.totals(perf_counter_ns()).seconds.items() if seconds} == {
+        whole
+    }
