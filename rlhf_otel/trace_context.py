@@ -24,7 +24,9 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from rlhf_otel import faults
+from rlhf_otel.sources import client_threads
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
+from rlhf_otel.sources.wrapping import Wrappers
 from rlhf_otel.step_traces import StepTraces
 
 
@@ -48,6 +50,7 @@ class TraceContext:
         self._left = False
         self._span: TrainingSpan | None = None
         self._always = False
+        self._wrappers = Wrappers()
 
     def enter(self) -> None:
         """Make the phase in which training is the parent of whatever begins on this thread, and on others that
@@ -56,12 +59,14 @@ class TraceContext:
         self._span = TrainingSpan(self._here)
         self._span.enter()
         self._recorder.elsewhere = self
+        client_threads.attach(self._wrappers)
 
     def leave(self) -> None:
         """Put back the context of before. Where somebody has put another one on top, that stays; it has no more
         of ours in it than a span that points at the one around training."""
         self._left = True
         self._recorder.elsewhere = None
+        self._wrappers.restore()
         if self._span is not None:
             self._span.leave()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,45 @@ def test_a_users_spans_hang_under_the_phase(
                 ]  # fmt: skip
     theirs = [got for got in spans.values() if got.scope == "theirs"]
     assert len(theirs) == 3  # those of steps that are not sampled were not recorded
+
+
+@pytest.mark.usefixtures("strict")
+def test_aiohttp_and_threads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: RecordingServer
+) -> None:
+    """Their instrumentations do not always come in the versions of the others; make venv has neither."""
+    aiohttp = pytest.importorskip("aiohttp")
+    clients = pytest.importorskip("opentelemetry.instrumentation.aiohttp_client")
+    threads = pytest.importorskip("opentelemetry.instrumentation.threading")
+
+    async def asking(completions: list[str], **_: Any) -> list[float]:
+        async with aiohttp.ClientSession() as session, session.get(f"{service.address}/asking"):
+            return variety(completions)
+
+    async def elsewhere(completions: list[str], **_: Any) -> list[float]:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, requests.get, f"{service.address}/elsewhere")
+        return variety(completions)
+
+    def pooled(completions: list[str], **_: Any) -> list[float]:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(requests.get, [f"{service.address}/pooled"] * 2))
+        return variety(completions)
+
+    others = clients.AioHttpClientInstrumentor(), threads.ThreadingInstrumentor()
+    for instrumentor in others:
+        instrumentor.instrument()
+    try:
+        with collecting(monkeypatch) as receiver, instrumented():
+            train(tmp_path, [asking, elsewhere, pooled], trace_one_in=1)
+    finally:
+        for instrumentor in others:
+            instrumentor.uninstrument()
+    spans = phases_of(receiver)
+    for function, requests_a_step in (("asking", 1), ("elsewhere", 1), ("pooled", 2)):
+        parents = service.parents(f"/{function}")
+        assert len(parents) == STEPS * requests_a_step
+        assert {spans[parent.span].attributes["rl.reward.function"] for parent in parents} == {function}
 
 
 @pytest.mark.usefixtures("strict")
