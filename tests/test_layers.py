@@ -33,6 +33,7 @@ FLOOR = {
     "assembly": 3,
     "bounds": 3,
     "guard": 3,
+    "kept_steps": 3,
     "pipeline": 3,
     "run": 3,
     "serving": 3,
