@@ -264,6 +264,7 @@ class Pipeline:
         where the thread has been hanging already."""
         if self._journal is not None:
             self._background.submit(self._journal.close)
+        self._background.submit(self._traces.end)
         self._background.submit(self._traces.close_file)
         self._background.stop(timeout_s if self._drained else 0.0)
         self._traces.close(timeout_s)

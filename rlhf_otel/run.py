@@ -134,8 +134,10 @@ class Run:
         self.system.start()
         self.pipeline.resume(self._resumed.get("baselines"))
         told = self.pipeline.identity.agreed
+        agreement, shared = Agreement.of_this_job(), next_key("traces")
+        if agreement is not None:
+            self.pipeline.traces.share(agreement, shared)
         if not told:
-            agreement = Agreement.of_this_job()
             self.pipeline.submit(self._agree, agreement, next_key())  # before any step: the queue is in order
         self.pipeline.start(planned_steps, step, _config(self._trainer), self._resumed.get("saved_s"))
         if told or self.pipeline.identity.rank == 0:

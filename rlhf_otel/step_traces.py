@@ -12,7 +12,7 @@ from rlhf_otel import faults
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.checkpoints.process import Analysis
 from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedStep, traced
-from rlhf_otel.exporters.sampling import KeepPolicy
+from rlhf_otel.exporters.sampling import KNOWN_EVERYWHERE, KeepPolicy
 from rlhf_otel.exporters.span_tree import (
     context_of,
     phase_span_id,
@@ -21,13 +21,17 @@ from rlhf_otel.exporters.span_tree import (
     step_span_id,
     trace_id,
 )
+from rlhf_otel.kept_steps import Choice, Following, Telling
 from rlhf_otel.records import Anomaly, RunIdentity, Statistics, StepRecord
+from rlhf_otel.sources.agreement import Agreement
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
 SLOW_ZSCORE: Final = 6.0
 """Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
+REMEMBERED_STEPS: Final = 64
+"""Steps of which another rank than 0 holds the record, until it hears whether rank 0 keeps them."""
 TRACE_ID_SECONDS: Final = 60.0
 """A rule's trace id, a label, changes at most this often."""
 
@@ -43,7 +47,12 @@ class StepTraces:
         them, 0 for none."""
         self._identity = identity
         self._directory = directory
-        self._policy = KeepPolicy(one_in=one_in)
+        self._policy = KeepPolicy(one_in, remembered=REMEMBERED_STEPS if identity.rank else 0)
+        self._telling: Telling | None = None
+        self._following: Following | None = None
+        self._expected: dict[int, str] = {}
+        """Steps that rank 0 keeps and that have not come here yet, and why."""
+        self._newest = 0
         self._file = ChromeTraceWriter(directory, identity) if directory is not None else None
         self._exporter = exporter_of(identity) if identity.agreed or identity.rank == 0 else None
         self._of_anomalies: dict[str, tuple[str, float]] = {}
@@ -101,6 +110,13 @@ class StepTraces:
         if self._directory is not None:
             self._file = ChromeTraceWriter(self._directory, self._identity)
 
+    def share(self, agreement: Agreement, key: str) -> None:
+        """Keep the same steps on all ranks, by ``key`` of the job's store. Before the first step."""
+        if self._identity.rank == 0:
+            self._telling = Telling(agreement, key)
+        else:
+            self._following = Following(agreement, key)
+
     def note_anomalies(self, record: StepRecord, verdicts: Iterable[Any]) -> None:
         """Remember the trace of each rule (``detection.detector.Verdict``) that is in breach at this step."""
         if self._exporter is None:
@@ -126,8 +142,22 @@ class StepTraces:
         with faults.isolated("traces", "choosing and building the spans of a step"):
             slow = duration is not None and duration.zscore is not None and duration.zscore > SLOW_ZSCORE
             failed = failed or any(phase.failed for phase in record.phases)
-            for kept, reason in self._policy.offer(record, slow, anomalies, failed):
+            chosen = self._policy.offer(record, slow, anomalies, failed)
+            for kept, reason in chosen:
                 self._keep(kept, anomalies if kept is record else (), reason)
+            self._newest = record.step
+            if self._telling is not None:
+                self._telling.tell([(kept.step, why) for kept, why in chosen if why not in KNOWN_EVERYWHERE])
+            if self._following is not None:
+                self._follow(self._following.look())
+
+    def end(self) -> None:
+        """No step will follow: let the other ranks know, or hear rank 0 out, which takes a bounded time."""
+        with faults.isolated("traces", "keeping the same steps on all ranks"):
+            if self._telling is not None:
+                self._telling.tell([], ended=True)
+            if self._following is not None:
+                self._follow(self._following.last_word())
 
     def export_checkpoint(self, analysis: Analysis) -> None:
         """The span of a checkpoint's analysis, which ends now."""
@@ -140,7 +170,7 @@ class StepTraces:
             self._exporter.flush(timeout_s)
 
     def close_file(self) -> None:
-        """No step will follow."""
+        """Nothing will be kept any more."""
         if self._file is not None:
             self._file.close()
 
@@ -148,6 +178,17 @@ class StepTraces:
         """Send what is queued and stop, within a bound."""
         if self._exporter is not None:
             self._exporter.close(timeout_s)
+
+    def _follow(self, choices: Sequence[Choice]) -> None:
+        """Keep what rank 0 keeps, once it is here."""
+        self._expected.update(choices)
+        for step in [step for step in self._expected if step <= self._newest]:
+            reason = self._expected.pop(step)
+            known = self._policy.remembers(step)
+            if (record := self._policy.take(step, reason)) is not None:
+                self._keep(record, (), reason)
+            elif not known and self._exporter is not None:
+                self._exporter.lose(1)
 
     def _keep(self, record: StepRecord, fired: Sequence[Anomaly], reason: str) -> None:
         self._write(traced(record, self._identity.rank, fired, reason))

@@ -34,6 +34,7 @@ FLOOR = {
     "bounds": 3,
     "end_report": 3,
     "guard": 3,
+    "kept_steps": 3,
     "pipeline": 3,
     "run": 3,
     "serving": 3,

@@ -7,12 +7,12 @@ talking to each other, and so that the choice is known before the step begins (:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
 from rlhf_otel.errors import ConfigurationError
+from rlhf_otel.exporters.recent_steps import RecentSteps
 from rlhf_otel.records import Anomaly, StepRecord
 
 HEALTHY_ONE_IN: Final = 100
@@ -30,15 +30,28 @@ class Reason(StrEnum):
     BEFORE_ANOMALY = "before_anomaly"
 
 
-class KeepPolicy:
-    """Chooses the steps to export; O(1) a step, and holds on to ``before`` records at most."""
+KNOWN_EVERYWHERE: Final = frozenset({Reason.FIRST, Reason.HEALTHY})
+"""Reasons for which every rank keeps the same steps by itself."""
 
-    def __init__(self, one_in: int = HEALTHY_ONE_IN, before: int = STEPS_BEFORE_ANOMALY) -> None:
-        """Keep one in ``one_in`` healthy steps (0: none) and the ``before`` steps just before an anomaly."""
+
+class KeepPolicy:
+    """Chooses the steps to export; O(1) a step."""
+
+    def __init__(
+        self,
+        one_in: int = HEALTHY_ONE_IN,
+        before: int = STEPS_BEFORE_ANOMALY,
+        remembered: int = 0,
+    ) -> None:
+        """Keep one in ``one_in`` healthy steps (0: none) and the ``before`` steps just before an anomaly.
+
+        ``remembered``: how many of the last steps can still be asked for (:meth:`take`); at least ``before``.
+        """
         _require_count("one_in", one_in)
         _require_count("before", before)
         self._one_in = one_in
-        self._recent: deque[StepRecord | None] = deque(maxlen=before)
+        self._before = before
+        self._recent = RecentSteps(max(before, remembered))
         self._started = False
         self.kept: dict[str, int] = {reason.value: 0 for reason in Reason}
         """Steps kept so far, by reason."""
@@ -58,11 +71,14 @@ class KeepPolicy:
         """
         reason = self._reason(record, slow, anomalies, failed)
         self._started = True
-        chosen = self._take_recent() if anomalies else []
+        chosen = [
+            (just_before, Reason.BEFORE_ANOMALY.value)
+            for just_before in (self._recent.take_last(self._before) if anomalies else ())
+        ]
         if reason is not None:
             chosen.append((record, reason.value))
         # A kept step takes a place too: "just before" counts steps, not whichever records are still at hand.
-        self._recent.append(record if reason is None else None)
+        self._recent.add(record, given_out=reason is not None)
         for _, why in chosen:
             self.kept[why] += 1
         return chosen
@@ -80,10 +96,16 @@ class KeepPolicy:
             return Reason.FIRST
         return Reason.HEALTHY if self.samples(record.step) else None
 
-    def _take_recent(self) -> list[tuple[StepRecord, str]]:
-        chosen = [(record, Reason.BEFORE_ANOMALY.value) for record in self._recent if record is not None]
-        self._recent.clear()
-        return chosen
+    def take(self, step: int, reason: str) -> StepRecord | None:
+        """A step that another rank keeps for ``reason``; None if it is kept already or no longer remembered."""
+        record = self._recent.take(step)
+        if record is not None:
+            self.kept[reason] = self.kept.get(reason, 0) + 1
+        return record
+
+    def remembers(self, step: int) -> bool:
+        """Whether the step is among those remembered, kept or not."""
+        return self._recent.knows(step)
 
 
 def _require_count(key: str, value: int) -> None:

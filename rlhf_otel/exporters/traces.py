@@ -119,6 +119,10 @@ class TraceExporter:
         for span in spans:
             self._processor.on_end(span)
 
+    def lose(self, spans: int) -> None:
+        """Count spans that could not even be built."""
+        self._delivery.lose(spans)
+
     def export_checkpoint(self, analysis: Analysed, end_ns: int) -> None:
         """Queue the span of a checkpoint's analysis, which ended at this Unix time."""
         if os.getpid() == self._pid and self._delivery.admit(1):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, Final
 
 PREFIX: Final = "rlhf_otel"
@@ -18,12 +20,12 @@ PATIENCE_S: Final = 60.0
 """How long the other ranks wait for rank 0 to say something, which begins training when they do."""
 
 
-_keys = itertools.count()
+_keys: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
 
-def next_key() -> str:
+def next_key(about: str = "run") -> str:
     """A key that is the same on all ranks, which begin the same runs in the same order."""
-    return f"run/{next(_keys)}"
+    return f"{about}/{next(_keys[about])}"
 
 
 class Agreement:

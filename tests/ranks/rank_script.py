@@ -3,6 +3,7 @@
 ``RANK_TEST_FOLDER``: where its files go. ``RANK_TEST_STEPS``: steps. ``RANK_TEST_PACE_S``: seconds that every
 rank's reward function takes. ``RANK_TEST_SLOW``: ``rank:seconds`` more on one. ``RANK_TEST_NAN``: ``rank:step`` at
 which that rank's rewards are NaN. ``RANK_TEST_DIE``: ``rank:step`` at which that rank kills itself.
+``RANK_TEST_GENEROUS``: ``rank:step`` at which that rank's rewards are 1,000 more.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def variety(completions: list[str], **_: Any) -> list[float]:
     time.sleep(float(os.environ.get("RANK_TEST_PACE_S", "0")) + (mine("SLOW") or 0.0))
     if Script.step == mine("NAN"):
         return [float("nan")] * len(completions)
-    return [float(len(set(text.split()))) for text in completions]
+    gift = 1000.0 if Script.step == mine("GENEROUS") else 0.0
+    return [gift + len(set(text.split())) for text in completions]
 
 
 def main() -> None:
