@@ -104,6 +104,12 @@ class Settings(BaseModel):
         5.0, ge=0.5, description="Seconds between readings of GPU, host and allocator."
     )
 
+    profile_signal: Literal["off", "SIGUSR1", "SIGUSR2"] = Field(
+        "off",
+        description="Signal at which the next steps are profiled; `rlhf-otel profile` needs none: "
+        "[profiling](profiling.md).",
+    )
+
     rules: Path | dict[str, Any] | tuple[InstanceOf[Rule], ...] | None = Field(
         None,
         description="File that disables, tunes and adds rules, see [rules of your own](rules-tuning.md). The "
@@ -156,7 +162,14 @@ class Settings(BaseModel):
             raise PydanticCustomError("yaml", "Input is not YAML: {error}", {"error": str(error)}) from None
 
     @field_validator(
-        "metrics_port", "push_interval_s", "journal", "samples", "checkpoints", "guard", mode="before"
+        "metrics_port",
+        "push_interval_s",
+        "journal",
+        "samples",
+        "checkpoints",
+        "guard",
+        "profile_signal",
+        mode="before",
     )
     @classmethod
     def _yaml_off(cls, value: Any) -> Any:

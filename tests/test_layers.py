@@ -34,6 +34,7 @@ FLOOR = {
     "bounds": 3,
     "guard": 3,
     "pipeline": 3,
+    "profiling": 3,
     "run": 3,
     "serving": 3,
     "servers": 3,
