@@ -28,7 +28,8 @@ from parity_prometheus import SCRAPE_S, Series, evaluated
 from rlhf_otel.catalogue.rules import RULES, Comparison, Rule, RuleClass, Statistic
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.detection.baselines import Baselines
-from rlhf_otel.detection.detector import Detector, statistic_of
+from rlhf_otel.detection.conditions import statistic_of
+from rlhf_otel.detection.detector import Detector
 from rlhf_otel.detection.promql import ENGINE, STREAK, Timing, compile_rule, series
 from rlhf_otel.records import Statistics
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from rlhf_otel.actions.of_a_run import CLOSE_S
 from rlhf_otel.checkpoints.process import STOP_S as WORKER_S
+from rlhf_otel.end_report import WAIT_S
 from rlhf_otel.exporters.listener import JOIN_S
 from rlhf_otel.run import ANALYSIS_S, FLUSH_S
 from rlhf_otel.serving import DISK_S, FORGET_S
@@ -22,5 +23,7 @@ CHECKPOINTS_S: Final = 2 * FLUSH_S + ANALYSIS_S + WORKER_S
 """More of that where a checkpoint is still being analysed: steps, spans, the analysis, and its process."""
 ENDED_WELL_S: Final = 2 * FLUSH_S + ANALYSIS_S
 """The part of that which a run that did not finish well does without."""
+REPORT_S: Final = WAIT_S
+"""More of what ``train()`` waits for where a report is written at the end."""
 LEAVING_S: Final = FORGET_S + DISK_S + JOIN_S
 """What the end of the process takes besides ``linger_s``, which counts from the end of training."""

@@ -21,11 +21,12 @@ from rlhf_otel import faults, resumption
 from rlhf_otel import settings as settings_module
 from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.catalogue.spans import Outcome
-from rlhf_otel.errors import GuardError, TrainingStopped
+from rlhf_otel.errors import ConfigurationError, GuardError, TrainingStopped
 from rlhf_otel.exporters.otlp_environment import otlp_destination, otlp_metrics_destination
 from rlhf_otel.guard import suitability
 from rlhf_otel.instrumentation import register_report_to
 from rlhf_otel.resumption import resumed_checkpoint
+from rlhf_otel.reward_model.monitor import RewardModelMonitor
 from rlhf_otel.run import Run
 from rlhf_otel.sigterm import Sigterm
 
@@ -55,7 +56,7 @@ class TelemetryCallback(TrainerCallback):
 
     Arguments are the fields of :class:`rlhf_otel.settings.Settings`; ``config`` names a YAML file with them.
     What is not given comes from the environment (``RLHF_OTEL_*``, ``OTEL_*``), then from the file, then from
-    the defaults.
+    the defaults. ``reward_monitor`` is what watches the trainer's rewards, if anything does.
 
     Raises:
         ConfigurationError: a setting is unknown, of the wrong type, or impossible; or a standard variable for
@@ -73,6 +74,7 @@ class TelemetryCallback(TrainerCallback):
         metrics_host: str | None = None,
         metrics_port: int | Literal["off"] | None = None,
         journal: Path | str | None = None,
+        reward_monitor: RewardModelMonitor | None = None,
         **more: Any,
     ) -> None:
         self.settings = settings_module.load(
@@ -89,6 +91,11 @@ class TelemetryCallback(TrainerCallback):
         otlp_destination()  # refuses here what would be wrong with it later
         if self.settings.push_interval_s != "off":
             otlp_metrics_destination()
+        if not isinstance(reward_monitor, RewardModelMonitor | None):
+            raise ConfigurationError(
+                f"reward_monitor is {reward_monitor!r:.60}; give a RewardModelMonitor, whose wrap() watches the functions"
+            )
+        self._reward_monitor = reward_monitor
         self.handler: Callable[[], Any] | None = None
         """Where ``instrumentation`` added this callback: a weak reference to the trainer's handler."""
         self._trainer: Any = None
@@ -124,7 +131,7 @@ class TelemetryCallback(TrainerCallback):
             self._end(Outcome.INTERRUPTED, "training was started again")
         checkpoint = resumed_checkpoint(self._resumed_from, args.output_dir, int(state.global_step))
         resumed = resumption.load(checkpoint) if checkpoint is not None else None
-        self._run = Run(self._trainer, settings, resumed)
+        self._run = Run(self._trainer, settings, resumed, self._reward_monitor)
         tokens = float(getattr(state, "num_input_tokens_seen", 0) or 0)
         self._run.start(int(state.max_steps or 0), int(state.global_step), tokens)
         if self._sigterm is not None:

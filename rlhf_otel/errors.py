@@ -9,6 +9,7 @@
     │   └── UnsafePickle        a file of it wants to run code, and was not loaded
     ├── RewardModelError        scores of a reward model cannot be had or compared
     ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
+    ├── ReportError             a report cannot be made or written
     ├── TraceError              a path holds no steps that could be explained
     ├── ProfileError            a process does not make the profile that it was asked for
     ├── BoardError              a board cannot be drawn
@@ -63,6 +64,10 @@ class ReplayError(RlhfOtelError):
 
 class RewardModelError(RlhfOtelError):
     """Scores of a reward model cannot be read, made or compared; the message says what to give."""
+
+
+class ReportError(RlhfOtelError):
+    """A report cannot be made or written; the message says what is missing."""
 
 
 class TraceError(RlhfOtelError):

@@ -25,6 +25,7 @@ from rlhf_otel.detection.baselines import Baselines
 from rlhf_otel.detection.derived import add_evaluation_gap
 from rlhf_otel.detection.detector import Detector
 from rlhf_otel.detection.epochs import Epochs
+from rlhf_otel.detection.health import HealthScores
 from rlhf_otel.detection.waste import WasteTotals, account
 from rlhf_otel.exporters.earlier_attempt import lost_seconds
 from rlhf_otel.exporters.journal import (
@@ -32,12 +33,14 @@ from rlhf_otel.exporters.journal import (
     anomaly_record,
     checkpoint_analysis_record,
     end_record,
+    health_record,
     ledger_record,
     run_record,
     step_record,
 )
 from rlhf_otel.records import (
     Anomaly,
+    Health,
     HistogramState,
     RunEnd,
     RunIdentity,
@@ -48,6 +51,7 @@ from rlhf_otel.records import (
 )
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import trl_keys
+from rlhf_otel.sources.environment import environment
 from rlhf_otel.step_traces import StepTraces
 
 logger = logging.getLogger("rlhf_otel")
@@ -64,12 +68,17 @@ _ABSENT: Final[dict[str, float | None]] = {signal.name: None for signal in SIGNA
 class Pipeline:
     """One run's way from records to exporters."""
 
-    def __init__(self, identity: RunIdentity, settings: Settings, directory: Path | None) -> None:
-        """``directory`` is for the journal, which rank 0 keeps, and each rank's trace file."""
+    def __init__(
+        self, identity: RunIdentity, settings: Settings, directory: Path | None, monitored: bool = False
+    ) -> None:
+        """``directory`` is for the journal, which rank 0 keeps, and each rank's trace file; ``monitored`` says that a
+        `RewardModelMonitor` watches the rewards."""
         self.identity = identity
         self._settings = settings
-        measurable = trl_keys.measurable(identity.algorithm)
+        measurable = trl_keys.measurable(identity.algorithm, monitored)
         self._baselines, self._detector = _judges(identity.rank, measurable, settings.rule_set)
+        self._health_scores = HealthScores(self._detector.rules) if identity.rank == 0 else None
+        self._health_told: Mapping[str, Any] = {}
         self._background = Background()
         self.submit: Callable[..., object] = self._background.submit
         """Runs a call on the background thread, in order."""
@@ -103,6 +112,11 @@ class Pipeline:
             dropped=dict(self._dropped),
             stall_threshold_s=settings.stall_floor_s,
         )
+
+    @property
+    def traces(self) -> StepTraces:
+        """Which steps leave a trace, and what its spans are known by."""
+        return self._traces
 
     def resume(self, baselines: Mapping[str, Any] | None) -> None:
         """Go on from what an earlier attempt had :meth:`learnt`. Before the first step."""
@@ -167,6 +181,7 @@ class Pipeline:
             reward_functions=self._reward_functions,
             unmapped=self._unmapped,
             nonfinite=self._nonfinite,
+            health=self._scored(statistics),
             verdicts=self._detector.verdicts,
             streaks=self._detector.streaks,
             anomaly_traces=self._traces.of_anomalies,
@@ -180,6 +195,7 @@ class Pipeline:
             telemetry_s=telemetry_s,
         )
         self._deliver(record, statistics, anomalies)
+        self._tell_health(record.step, record.time_ns)
         return anomalies
 
     def failed_step(self, record: StepRecord) -> list[Anomaly]:
@@ -188,8 +204,13 @@ class Pipeline:
         anomalies: list[Anomaly] = []
         with faults.isolated("detection", "judging the step that failed"):
             anomalies = self._answered(self._detector.observe(record, {}))
-        self.snapshot = self.snapshot._replace(nonfinite=self._nonfinite, verdicts=self._detector.verdicts)
+        self.snapshot = self.snapshot._replace(
+            nonfinite=self._nonfinite,
+            health=self._scored(self.snapshot.statistics),
+            verdicts=self._detector.verdicts,
+        )
         self._deliver(record, {}, anomalies, failed=True)
+        self._tell_health(record.step, record.time_ns)
         return anomalies
 
     def evaluation(self, values: Mapping[str, float], step: int, time_s: float) -> None:
@@ -284,6 +305,8 @@ class Pipeline:
 
     def _begin(self, config: dict[str, Any], resumed_s: float | None) -> None:
         record = run_record(self.identity, config)
+        with faults.isolated("sources", "looking at the environment"):
+            record["environment"] = environment()
         if self._journal is not None and self.identity.attempt > 1:
             with faults.isolated("journal", "reading what the attempt before left"):
                 lost = lost_seconds(self._journal.directory, self.identity.run_id, resumed_s)
@@ -332,6 +355,24 @@ class Pipeline:
             usual = duration.baseline if duration is not None else None
             account(record, usual, self.snapshot.stall_threshold_s)
             self._waste.add_step(record.rollout_s, record.wasted, record.truncated_tokens)
+
+    def _scored(self, statistics: Mapping[str, Statistics]) -> Health:
+        """Health now: of the latest values and verdicts."""
+        if self._health_scores is None:
+            return Health()
+        with faults.isolated("detection", "scoring a step's health"):
+            return self._health_scores.observe(self._values, statistics, self._detector.verdicts)
+        return Health()  # type: ignore[unreachable]  # isolated() may swallow the exception
+
+    def _tell_health(self, step: int, time_ns: int) -> None:
+        """Into the journal, where it differs from what was told last by a hundredth."""
+        if self._health_scores is None:
+            return
+        told = health_record(self.snapshot.health, step, time_ns)
+        said = {key: value for key, value in told.items() if key not in ("step", "time")}
+        if said != self._health_told:
+            self._health_told = said
+            self._write(told)
 
     def _answered(self, anomalies: list[Anomaly]) -> list[Anomaly]:
         if self.answer is None:

@@ -156,6 +156,19 @@ class HistogramState(NamedTuple):
     """Duration, trace id and Unix time of the last traced step."""
 
 
+class Health(NamedTuple):
+    """How well a run is, by ``detection.health``; what is unknown is absent."""
+
+    overall: float | None = None
+    """0 to 1; the worst aspect dominates. None while no aspect is known."""
+    aspects: Mapping[str, float] = {}
+    """Aspect to its health, 0 to 1."""
+    coverage: float = 0.0
+    """Share of the rules that count which could be judged, 0 to 1."""
+    coverages: Mapping[str, float] = {}
+    """The same by aspect, of aspects that are unknown too."""
+
+
 class Snapshot(NamedTuple):
     """Everything that one step left behind; immutable, so that a scrape shows values of a single step."""
 
@@ -171,6 +184,7 @@ class Snapshot(NamedTuple):
     unmapped: Mapping[str, float] = {}
     evaluation: Mapping[str, float] = {}
     nonfinite: Mapping[str, int] = {}
+    health: Health = Health()
     compared: frozenset[tuple[str, str]] = COMPARED
     """Signals and statistics that the run's rules compare, and that are exposed therefore."""
     verdicts: tuple[Any, ...] = ()
@@ -232,5 +246,11 @@ class RunView(NamedTuple):
     """The last ``checkpoints.process.Analysis`` that succeeded, or None."""
     checkpoint_analyses: Mapping[str, int] = {}
     """How many there were, by outcome."""
+    rewards: Mapping[str, Any] = {}
+    """Reward to the latest ``reward_model.judgement.Watched``; empty without a monitor."""
+    agreement: Mapping[tuple[str, str], float] = {}
+    """Pairs of watched rewards to the rank correlation of their scores."""
+    rewards_dropped: int = 0
+    """Rewards that are not watched, being too many."""
     updates_dropped: int | None = None
     """By the guard; None without one."""

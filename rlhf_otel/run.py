@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-from rlhf_otel import faults, resumption, serving
+from rlhf_otel import end_report, faults, resumption, serving
 from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.assembly import Assembler
 from rlhf_otel.catalogue.spans import Outcome
@@ -27,6 +27,9 @@ from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.profiling.of_a_run import RunProfiling
 from rlhf_otel.records import RunIdentity, RunView
+from rlhf_otel.reward_model.judgement import Judgement
+from rlhf_otel.reward_model.monitor import RewardModelMonitor
+from rlhf_otel.reward_model.of_a_run import RunRewards
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import expectations, ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
@@ -54,7 +57,13 @@ FLUSH_S = 5.0
 class Run:
     """Observes one run of ``trainer``, or of an unknown trainer (None) by its callback events alone."""
 
-    def __init__(self, trainer: Any, settings: Settings, resumed: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        settings: Settings,
+        resumed: Mapping[str, Any] | None = None,
+        reward_monitor: RewardModelMonitor | None = None,
+    ) -> None:
         """``resumed`` is what :meth:`_save_state` left in the checkpoint that training goes on from; empty when
         it left nothing there, None at a fresh start."""
         self.settings = settings
@@ -66,12 +75,17 @@ class Run:
         self.seams = TrainerSeams(trainer, self.recorder, self.scalars)
         self._trainer = trainer
         identity = identify(settings, trainer, resumed)
-        self.pipeline = Pipeline(identity, settings, _files_directory(settings, trainer))
+        monitored = reward_monitor is not None and identity.rank == 0
+        self.pipeline = Pipeline(identity, settings, _files_directory(settings, trainer), monitored)
+        self.rewards = (
+            RunRewards(reward_monitor, self.pipeline.note) if monitored and reward_monitor else None
+        )
         self.profiling = self._profiling()
         self.actions = self._actions()
         self.guard = self._guard()
         self.analysis = self._analysis()
         self._push: Any = None
+        self._trace_context: Any = None
         self._samples = self._sample_signals()
         self.steps = StepRecorder(
             trainer,
@@ -131,6 +145,7 @@ class Run:
             self._expose()
         self.pipeline.submit(self.profiling.open)
         self.profiling.install_signal()
+        self._enter_trace_context(planned_steps)
         self.steps.start()
 
     def end_step(self, step: int, epoch: float | None) -> None:
@@ -179,6 +194,8 @@ class Run:
                 failed = self.steps.end_step(self._last_step + 1, None)
                 self.pipeline.submit(self._observer.failed_step, failed)
         profiling_seam.activate(None)
+        if self._trace_context is not None:
+            self._trace_context.leave()
         if self.guard is not None:
             self.guard.detach()
         self.seams.detach()
@@ -191,10 +208,16 @@ class Run:
             with faults.isolated("actions", "ending the actions"):
                 self.actions.close(self.pipeline.flush)
         self._end_analysis(outcome)
+        if self.rewards is not None:
+            self.pipeline.submit(self.rewards.end, self._last_step)
+            self.pipeline.flush(FLUSH_S)  # its record comes before the run's end
         self.pipeline.close_ledger(self.ledger.totals().seconds, _gpus(self._trainer), self._last_step)
         self.pipeline.end(outcome, reason, self._last_step, FLUSH_S)
         serving.ended(self, self.settings.linger_s)
         self.pipeline.close(FLUSH_S)
+        if self.settings.report == "on" and self._run_identity.rank == 0:
+            directory = _directory(self.settings, self._trainer)
+            end_report.write(directory, wait=outcome is not Outcome.INTERRUPTED)
         if self._push is not None:
             self._push.push(FLUSH_S, last=True)
 
@@ -227,6 +250,7 @@ class Run:
         """The run as a scrape sees it now."""
         counts = self.seams.reward_functions
         phases = self.ledger.totals()
+        rewards = self.rewards.latest if self.rewards is not None else Judgement()
         return RunView(
             self._run_identity,
             self.pipeline.snapshot,
@@ -243,6 +267,9 @@ class Run:
             actions=self.actions.counts if self.actions is not None else {},
             checkpoint=self.analysis.latest if self.analysis is not None else None,
             checkpoint_analyses=dict(self.analysis.outcomes) if self.analysis is not None else {},
+            rewards=rewards.rewards,
+            agreement=rewards.agreement,
+            rewards_dropped=rewards.dropped,
             updates_dropped=self.guard.dropped if self.guard is not None else None,
         )
 
@@ -294,8 +321,25 @@ class Run:
             self._samples,
         )
         return StepObserver(
-            self.pipeline, assembler, self.system, checkpoints, self.analysis, self.guard, self.profiling
+            self.pipeline,
+            assembler,
+            self.system,
+            checkpoints,
+            self.analysis,
+            self.guard,
+            self.profiling,
+            self.rewards,
         )
+
+    def _enter_trace_context(self, planned_steps: int) -> None:
+        if self.pipeline.traces.exporting:
+            with faults.isolated("traces", "making the phase the parent of other spans"):
+                from rlhf_otel.trace_context import TraceContext
+
+                self._trace_context = TraceContext(
+                    self.pipeline.traces, self.recorder, lambda: self._last_step, planned_steps
+                )
+                self._trace_context.enter()
 
     def _expose(self) -> None:
         port = self.settings.metrics_port

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -85,6 +86,11 @@ class Settings(BaseModel):
         "on",
         description="Analysis of each saved checkpoint, in a process of idle priority: "
         "[checkpoints](checkpoints.md).",
+    )
+    report: Literal["on", "off"] = Field(
+        "off",
+        description="Whether [reports](reports.md) are written beside the journal when the run ends; needs the extra "
+        "`[report]`.",
     )
     trace_one_in: int = Field(100, ge=1, description="One in so many healthy steps is kept as a trace.")
     stall_floor_s: float = Field(
@@ -167,6 +173,7 @@ class Settings(BaseModel):
         "journal",
         "samples",
         "checkpoints",
+        "report",
         "guard",
         "profile_signal",
         mode="before",
@@ -176,7 +183,7 @@ class Settings(BaseModel):
         """YAML reads a bare ``off`` as false. (Runs first: validators before go from last to first.)"""
         return "off" if value is False else value
 
-    @field_validator("samples", "checkpoints", mode="before")
+    @field_validator("samples", "checkpoints", "report", mode="before")
     @classmethod
     def _yaml_on(cls, value: Any) -> Any:
         """... and a bare ``on`` as true."""
@@ -198,6 +205,7 @@ def load(config: str | Path | None = None, **arguments: Any) -> Settings:
         raise ConfigurationError(_explain(error, merged, origin)) from None
     _check_port(settings)
     _check_actions(settings)
+    _check_report(settings)
     return settings
 
 
@@ -205,6 +213,15 @@ def _check_port(settings: Settings) -> None:
     port = settings.metrics_port
     if isinstance(port, int) and not 0 <= port <= 65535:
         raise ConfigurationError(f"metrics_port is {port}; allowed: 0 to 65535, or 'off'")
+
+
+def _check_report(settings: Settings) -> None:
+    if settings.report == "off":
+        return
+    if settings.journal == "off":
+        raise ConfigurationError("report is 'on' and journal is 'off'; a report is made of the journal")
+    if find_spec("plotly") is None:
+        raise ConfigurationError("report is 'on' and plotly is missing: pip install 'rlhf-otel[report]'")
 
 
 def _check_actions(settings: Settings) -> None:

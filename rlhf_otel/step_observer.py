@@ -15,6 +15,7 @@ from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.profiling.of_a_run import RunProfiling
 from rlhf_otel.records import Anomaly, StepRecord
+from rlhf_otel.reward_model.of_a_run import RunRewards
 from rlhf_otel.sources import expectations
 from rlhf_otel.sources.checkpoint_room import CheckpointRoom
 from rlhf_otel.sources.system import SystemSampler
@@ -35,6 +36,7 @@ class StepObserver:
         analysis: CheckpointAnalysis | None,
         guard: RunGuard | None,
         profiling: RunProfiling,
+        rewards: RunRewards | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._assembler = assembler
@@ -43,6 +45,7 @@ class StepObserver:
         self._analysis = analysis
         self._guard = guard
         self._profiling = profiling
+        self._rewards = rewards
         self._wall_clock = WallClock()
         self._looked_for_keys = False
         self._told_of_keys = False
@@ -64,6 +67,8 @@ class StepObserver:
         if self._analysis is not None:
             record.values.update(self._analysis.signals())
             self._analysis.add_findings(record)
+        if self._rewards is not None:
+            self._rewards.observe(record)
         self._guarded(record)
         with faults.isolated("actions", "looking for requests of profiles"):
             self._profiling.observe(record)

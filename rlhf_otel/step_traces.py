@@ -6,15 +6,25 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rlhf_otel import faults
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.checkpoints.process import Analysis
 from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedStep, traced
 from rlhf_otel.exporters.sampling import KeepPolicy
-from rlhf_otel.exporters.span_tree import trace_id
+from rlhf_otel.exporters.span_tree import (
+    context_of,
+    phase_span_id,
+    root_span_id,
+    run_trace_id,
+    step_span_id,
+    trace_id,
+)
 from rlhf_otel.records import Anomaly, RunIdentity, Statistics, StepRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 SLOW_ZSCORE: Final = 6.0
 """Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
@@ -39,6 +49,35 @@ class StepTraces:
         self._of_anomalies: dict[str, tuple[str, float]] = {}
         self.exemplars: dict[str, Exemplar] = {}
         """Kind of step to the last one that was traced."""
+
+    @property
+    def exporting(self) -> bool:
+        """Whether spans are sent, or will be once rank 0 has told this rank the run's name."""
+        return self._exporter is not None or not self._identity.agreed
+
+    def samples(self, step: int) -> bool:
+        """Whether the step is kept even if nothing is the matter with it; from any thread."""
+        return self._policy.samples(step)
+
+    def span_context(
+        self, step: int, phase: tuple[str, str, int] | None, sampled: bool
+    ) -> SpanContext | None:
+        """What the span of a step in progress will be known by, or that of a phase of it (name, detail, start); from
+        any thread. None while no spans are sent."""
+        if self._exporter is None:
+            return None
+        identity = self._identity
+        trace = trace_id(identity.run_id, identity.attempt, step)
+        if phase is None:
+            return context_of(trace, step_span_id(trace, identity.rank), sampled=sampled)
+        return context_of(trace, phase_span_id(trace, identity.rank, *phase), sampled=sampled)
+
+    def run_context(self) -> SpanContext | None:
+        """What the run's own span is known by; None where no spans are sent."""
+        if self._exporter is None:
+            return None
+        trace = run_trace_id(self._identity.run_id, self._identity.attempt)
+        return context_of(trace, root_span_id(trace))
 
     @property
     def exported(self) -> int:

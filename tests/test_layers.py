@@ -32,6 +32,7 @@ FLOOR = {
     "actions": 3,
     "assembly": 3,
     "bounds": 3,
+    "end_report": 3,
     "guard": 3,
     "pipeline": 3,
     "profiling": 3,
@@ -43,6 +44,7 @@ FLOOR = {
     "step_observer": 3,
     "step_recorder": 3,
     "step_traces": 3,
+    "trace_context": 3,
     "__init__": 4,
     "callback": 4,
     "cli": 4,
@@ -54,6 +56,7 @@ FLOOR = {
     "instrumentation": 4,
     "instrumentor": 4,
     "replay": 4,
+    "report": 4,
     "stack": 4,
 }
 """By the first name below the package."""

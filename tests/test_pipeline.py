@@ -184,6 +184,32 @@ def test_health_of_a_run() -> None:
     assert "non-finite loss at step 2" in reason
 
 
+def test_health_is_scored_at_each_step_and_written_where_it_changes(tmp_path: Path) -> None:
+    of = a_pipeline(tmp_path)
+    observe(of, *(record(step, loss=0.5, grad_norm=1.0) for step in range(1, 6)))
+    assert of.snapshot.health.overall == 1.0
+    assert of.snapshot.health.aspects == {"stability": 1.0}
+    observe(of, record(6, loss=NAN))
+    assert of.snapshot.health.overall == 0.0
+    told = [found for found in read_journal(tmp_path) if found["type"] == "health"]
+    assert [(found["step"], found["overall"]) for found in told] == [(1, 1.0), (6, 0.0)]
+    assert told[-1]["aspects"] == {"stability": 0.0}
+    assert 0 < told[-1]["coverage"] < 0.5, "most of GRPO's rules had nothing to judge"
+
+
+def test_a_step_that_failed_counts_in_the_health() -> None:
+    of = a_pipeline()
+    observe(of, record(1, loss=0.5))
+    of.failed_step(record(2, loss=NAN))
+    assert of.snapshot.health.aspects["stability"] == 0.0
+
+
+def test_other_ranks_have_no_health() -> None:
+    of = a_pipeline(rank=1)
+    observe(of, record(1, loss=0.5))
+    assert of.snapshot.health.overall is None
+
+
 def test_a_run_without_steps_for_long_has_stalled() -> None:
     of = a_pipeline(stall_floor_s=30.0)
     observe(of, record(1, loss=0.5))
@@ -225,7 +251,7 @@ def test_a_fault_of_traces_costs_no_journal_and_no_anomaly(traces: Traces, tmp_p
     of = a_pipeline(tmp_path)
     assert [anomaly.rule for anomaly in observe(of, record(1, loss=NAN))] == ["NonFinite"]
     assert faults.counts()["traces"] == 1
-    assert [found["type"] for found in read_journal(tmp_path)] == ["step", "anomaly"]
+    assert [found["type"] for found in read_journal(tmp_path)] == ["step", "anomaly", "health"]
 
 
 def test_a_fault_of_the_journal_costs_no_trace(
@@ -240,7 +266,7 @@ def test_a_fault_of_the_journal_costs_no_trace(
     assert traces.kept == [(1, "anomaly", 1)]
     assert of.snapshot.step == 1
     assert faults.counts()["journal"] == 1
-    assert of.telemetry(0, 0.0).dropped["journal"] == 2
+    assert of.telemetry(0, 0.0).dropped["journal"] == 3
 
 
 def test_baselines_that_cannot_be_restored_are_a_fault_and_start_anew() -> None:
@@ -301,7 +327,7 @@ def test_what_is_handed_on_arrives_in_order_and_before_the_end(tmp_path: Path) -
     of.end(Outcome.FINISHED)
     of.close(SOON_S)
     types = [found["type"] for found in read_journal(tmp_path)]
-    assert types == ["run", "step", "step", "step", "checkpoint", "epoch", "end"]
+    assert types == ["run", "step", "health", "step", "step", "checkpoint", "epoch", "end"]
     assert of.snapshot.last_checkpoint is not None
     assert (of.snapshot.last_checkpoint[0], of.snapshot.checkpoints, of.snapshot.planned_steps) == (3, 1, 10)
 

@@ -62,6 +62,8 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("samples", "off"),
         ("checkpoints", "off"),
         ("checkpoints", "on"),
+        ("report", "on"),
+        ("report", "off"),
         ("trace_one_in", 7),
         ("stall_floor_s", 12.5),
         ("stall_multiple", 2.0),

@@ -12,7 +12,9 @@ from rlhf_otel.catalogue.spans import PHASES, Outcome, Waste
 from rlhf_otel.checkpoints.process import Analysis
 from rlhf_otel.detection.detector import Verdict
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import HistogramState, RunEnd, RunIdentity, RunView, Snapshot, Statistics
+from rlhf_otel.records import Health, HistogramState, RunEnd, RunIdentity, RunView, Snapshot, Statistics
+from rlhf_otel.reward_model import RewardModelMonitor
+from rlhf_otel.reward_model.judgement import Judgement
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources.gpu import THROTTLE_REASONS, GpuSample
 from rlhf_otel.sources.groups import Generation
@@ -38,6 +40,22 @@ SYSTEM = SystemSample(
 )
 """One GPU with all that NVML tells, torch's allocator on it, and the host."""
 
+
+def _watched() -> Judgement:
+    """Two rewards of which all is known that can be."""
+    monitor = RewardModelMonitor()
+    texts = [f"text {number} " * (number % 7 + 1) for number in range(64)]
+    for name, sign in (("a_function", 1.0), ("another", -1.0)):
+        monitor.set_reference(name, [float(number % 5) for number in range(64)])
+        scores = [sign * (number % 11) for number in range(64)]
+        monitor.observe(name, scores, texts, 0.5)
+        monitor.rescored(name, scores, scores)
+        monitor.failed(name, TimeoutError())
+        monitor.calibrate(name, [1.0, 2.0, 0.5], [0.0, 2.5, 0.1])
+    return monitor.judge_all()
+
+
+WATCHED = _watched()
 NEVER_ENDED = {"values", "update", "telemetry", "other"}
 """Phases of PPO alone, and those that are sums without an end."""
 REWARDS = [0.1, 0.2, 0.3, 0.4]
@@ -179,6 +197,7 @@ def complete_view() -> RunView:
         unmapped={"a/key": 1.0},
         evaluation=names,
         nonfinite={signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite},
+        health=Health(0.5, {"reward": 0.5}, 0.9, {"reward": 0.9}),
         verdicts=tuple(_fired()),
         streaks={rule.name: rule.steps for rule in RULES},
         anomaly_traces={rule.name: "0af7651916cd43dd8448eb211c80319c" for rule in RULES},
@@ -199,6 +218,8 @@ def complete_view() -> RunView:
         actions={("log", "done"): 1},
         end=RunEnd(Outcome.FINISHED, NOW_NS, 3),
         updates_dropped=1,
+        rewards=WATCHED.rewards,
+        agreement=WATCHED.agreement,
     )
 
 

@@ -31,12 +31,18 @@ _BY_SENTENCE: Final[dict[str, tuple[str, ...]]] = {
     "GPU time is spent without learning: the weights hardly change.": (
         "LearningRateZero", "LearningRateOutOfRange", "OptimizerStepsSkipped", "GradientVanishing", "GradientLost",
         "ParametersNotChanging", "ZeroAdvantageGroups", "NoAdvantage", "AdvantageCollapse", "RewardPlateau",
-        "ZeroAdvantageRising", "RewardFunctionConstant", "RewardSaturated", "PromptsTooHard",
+        "ZeroAdvantageRising", "RewardFunctionConstant", "RewardSaturated", "RewardModelSaturated",
+        "PromptsTooHard",
         "CheckpointNothingLearned", "PreferenceSaturated",
     ),
     "The reward rises and the quality that it stands for may not: a checkpoint may be worse than an earlier one with "
     "less reward.": (
-        "RewardHackingSuspected", "RewardHackingPossible", "LengthBias",
+        "RewardHackingSuspected", "RewardHackingPossible", "LengthBias", "RewardModelShortcut",
+        "RewardModelDrifted",
+    ),
+    "What the policy is rewarded for is partly chance, or not what people prefer: it learns that too, and learns more "
+    "slowly.": (
+        "RewardModelInconsistent", "RewardModelUnstable", "RewardModelInaccurate", "RewardModelMiscalibrated",
     ),
     "A part of what should be rewarded is not; the policy learns from the rest alone.": (
         "RewardFunctionSilent", "RewardFunctionFailing", "ToolsFailing",
@@ -51,7 +57,8 @@ _BY_SENTENCE: Final[dict[str, tuple[str, ...]]] = {
         "SamplerMismatch", "SamplesStale", "ImportanceWeightHigh", "ImportanceWeightLow",
     ),
     "Nothing is learned wrongly. Steps take longer, on all ranks: GPU-hours are wasted.": (
-        "RewardFunctionSlow", "ThroughputRegression", "SlowStep", "StepTimeDrift", "Straggler", "GPUThrottled", "WeightSyncSlow",
+        "RewardFunctionSlow", "RewardModelTimeouts",
+        "ThroughputRegression", "SlowStep", "StepTimeDrift", "Straggler", "GPUThrottled", "WeightSyncSlow",
         "RolloutWaitHigh", "RolloutBackpressure", "SamplerRetrying", "StaleSamplesDropped", "WeightSyncFailing",
     ),
     "Memory or disk will run out, which ends the run and loses what was learned since the last checkpoint.": (

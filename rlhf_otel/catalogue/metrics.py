@@ -113,7 +113,32 @@ REWARD: Final = (
     Metric("rlhf_reward_function_errors_total", _C, "Calls of a reward function that raised; absent until one did.", ("reward_function", "rank"), group="reward"),
 )
 
+_R = ("reward_function",)
+REWARD_MODEL: Final = (
+    Metric("rlhf_reward_model_mean", _G, "Mean score of a watched reward over its window of the last scores. This and what follows is there with a RewardModelMonitor (docs/reward-models.md).", _R, group="reward model"),
+    Metric("rlhf_reward_model_std", _G, "Standard deviation of those scores.", _R, group="reward model"),
+    Metric("rlhf_reward_model_stability_ratio", _G, "1 less the share of the scores' variance that is jumps of their level; 0 of a constant.", _R, "ratio", "reward model"),
+    Metric("rlhf_reward_model_consistency_ratio", _G, "Test-retest reliability: intraclass correlation of completions that were scored twice.", _R, "ratio", "reward model"),
+    Metric("rlhf_reward_model_drift", _G, "Distance of the scores from those of the reference window, by measure.", (*_R, "measure"), group="reward model"),
+    Metric("rlhf_reward_model_drift_significance", _G, "Probability of such a distance by chance (p).", (*_R, "measure"), group="reward model"),
+    Metric("rlhf_reward_model_saturated_ratio", _G, "Share of scores within 1 % of an end of the range observed since the start.", (*_R, "end"), "ratio", "reward model"),
+    Metric("rlhf_reward_model_shortcut_correlation", _G, "Rank correlation of the score with a simple property of the completion.", (*_R, "shortcut"), group="reward model"),
+    Metric("rlhf_reward_model_lowest_agreement", _G, "Lowest rank correlation with another watched reward over the last batch that both scored.", _R, group="reward model"),
+    Metric("rlhf_reward_model_pairs_accuracy_ratio", _G, "Share of labelled pairs whose chosen completion has the higher score.", _R, "ratio", "reward model"),
+    Metric("rlhf_reward_model_pairs_brier", _G, "Brier score on labelled pairs, 0 to 1; 0.25 is that of a coin.", _R, group="reward model"),
+    Metric("rlhf_reward_model_calibration_error_ratio", _G, "Expected calibration error on labelled pairs.", _R, "ratio", "reward model"),
+    Metric("rlhf_reward_model_margin", _G, "Quartiles of the score of the chosen less that of the rejected completion, over labelled pairs.", (*_R, "quartile"), group="reward model"),
+    Metric("rlhf_reward_model_none_ratio", _G, "Share of scores that were None, since the start.", _R, "ratio", "reward model"),
+    Metric("rlhf_reward_model_calls_total", _C, "Calls of a watched reward.", _R, group="reward model"),
+    Metric("rlhf_reward_model_call_errors_total", _C, "Calls that raised, timeouts among them.", _R, group="reward model"),
+    Metric("rlhf_reward_model_call_timeouts_total", _C, "Calls that timed out.", _R, group="reward model"),
+    Metric("rlhf_reward_model_call_seconds_total", _C, "Time in calls that returned.", _R, "seconds", "reward model"),
+    Metric("rlhf_reward_model_call_slowest_seconds", _G, "Longest call so far.", _R, "seconds", "reward model"),
+)
+
 DETECTION: Final = (
+    Metric("rlhf_health_ratio", _G, "Health by aspect, 0 to 1, and of all together (overall), where the worst dominates; absent while unknown (docs/health.md).", ("aspect",), "ratio", "detection"),
+    Metric("rlhf_health_coverage_ratio", _G, "Share of the rules behind the overall health that could be judged.", (), "ratio", "detection"),
     Metric("rlhf_signal_nonfinite_total", _C, "NaN or infinite values of a signal in this process, seen where they arise.", ("signal", "rank"), group="detection"),
     Metric("rlhf_signal_average", _G, "Fast exponential average of a signal (about the last 10 steps). This and other statistics are exposed where a rule compares them.", ("signal",), group="detection"),
     Metric("rlhf_signal_zscore", _G, "Robust distance of the last value from the signal's baseline, in units of its usual deviation.", ("signal",), group="detection"),
@@ -188,7 +213,7 @@ SIGNAL_METRICS: Final = tuple(
 )
 
 METRICS: Final[tuple[Metric, ...]] = (
-    *RUN, *SIGNAL_METRICS, *REWARD, *TIME, *DETECTION, *OTHER, *GPU, *TORCH, *HOST, *TELEMETRY,
+    *RUN, *SIGNAL_METRICS, *REWARD, *REWARD_MODEL, *TIME, *DETECTION, *OTHER, *GPU, *TORCH, *HOST, *TELEMETRY,
 )  # fmt: skip
 
 METRIC_BY_NAME: Final[dict[str, Metric]] = {metric.name: metric for metric in METRICS}

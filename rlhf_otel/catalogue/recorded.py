@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from rlhf_otel.catalogue.run_boards import with_board
+
 
 class RunState(IntEnum):
     """Values of ``run:rlhf_state:current``."""
@@ -56,6 +58,8 @@ _STATE: Final = "\n  or\n".join(
 )
 """The first that holds. A run that was resumed has progressed after its end, and is running."""
 
+BOARD_OF_RUN: Final = "run:rlhf_board:info"
+
 RECORDED: Final = (
     Recorded(
         "run:rlhf_state:current",
@@ -63,6 +67,12 @@ RECORDED: Final = (
         + ", ".join(f"{state.value} {state.name.lower()}" for state in RunState)
         + ". An end is told for 15 minutes, a lost process for 2 hours.",
         _STATE,
+    ),
+    Recorded(
+        BOARD_OF_RUN,
+        "Constant 1; the label board is the uid of the board for the run's trainer, which pages link to.",
+        "max by (job, run_id, board) (" + with_board('rlhf_run_info{rank="0"}') + ")",
+        ("board",),
     ),
     Recorded(
         "run:rlhf_ranks:count",
@@ -88,6 +98,13 @@ RECORDED: Final = (
         'sum by (job, run_id, rank) (rate(rlhf_phase_seconds_total{scope="local"}[$range]))',
         ("rank",),
         "ratio",
+    ),
+    Recorded(
+        "run_function:rlhf_reward_function_seconds:avg_rate",
+        "Seconds in each reward function in a second of wall time, mean over ranks.",
+        "avg by (job, run_id, reward_function) (rate(rlhf_reward_function_seconds_total[$range]))",
+        ("reward_function",),
+        "seconds",
     ),
     Recorded(
         "run_rank:rlhf_telemetry_seconds:rate",

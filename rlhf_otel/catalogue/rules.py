@@ -27,6 +27,7 @@ from rlhf_otel.catalogue.rules_completions import COMPLETION_RULES
 from rlhf_otel.catalogue.rules_pipelines import PIPELINE_RULES
 from rlhf_otel.catalogue.rules_policy import POLICY_RULES
 from rlhf_otel.catalogue.rules_resources import RESOURCE_RULES
+from rlhf_otel.catalogue.rules_reward_models import REWARD_MODEL_RULES
 from rlhf_otel.catalogue.rules_rewards import REWARD_RULES
 from rlhf_otel.catalogue.rules_trainers import TRAINER_RULES
 from rlhf_otel.catalogue.signals import SIGNALS
@@ -340,6 +341,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *COMPLETION_RULES,
     *PIPELINE_RULES,
     *RESOURCE_RULES,
+    *REWARD_MODEL_RULES,
     *TRAINER_RULES,
 )  # fmt: skip
 

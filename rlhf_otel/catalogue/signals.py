@@ -376,6 +376,15 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("weight_sync_failures", "rlhf_weight_sync_step_failures", "1", "Transfers of weights to the sampler that raised in the step; absent where none did.", momentary=True),
     Signal("trainer_step_time", "rlhf_training_step_seconds", "seconds", "TRL's step_time: forward, backward and generation, without the rest."),
     Signal("epoch", "rlhf_epoch", "1", "Epoch reached."),
+    # RewardModelMonitor: of the watched rewards the worst
+    Signal("reward_model_stability", "rlhf_reward_model_lowest_stability_ratio", "ratio", "Stability of the watched reward where it is lowest, once its window is full; 0 of a constant."),
+    Signal("reward_model_consistency", "rlhf_reward_model_lowest_consistency_ratio", "ratio", "Test-retest reliability of the watched reward where it is lowest; absent unless completions are scored again."),
+    Signal("reward_model_drift", "rlhf_reward_model_largest_drift_ratio", "ratio", "Significant Kolmogorov-Smirnov distance of a watched reward's scores from the reference window, the largest; 0 where none is significant."),
+    Signal("reward_model_shortcut", "rlhf_reward_model_largest_shortcut_correlation", "1", "Rank correlation of a watched reward with length, repetition or markup, the largest by magnitude."),
+    Signal("reward_model_saturation", "rlhf_reward_model_largest_saturated_ratio", "ratio", "Share of scores at the top of the observed range, of the watched reward where it is highest; those of a constant do not count."),
+    Signal("reward_model_accuracy", "rlhf_reward_model_lowest_pairs_accuracy_ratio", "ratio", "Share of labelled pairs whose chosen completion has the higher score, of the watched reward where it is lowest; absent without pairs."),
+    Signal("reward_model_calibration_error", "rlhf_reward_model_largest_calibration_error_ratio", "ratio", "Expected calibration error on labelled pairs, the largest; absent without pairs."),
+    Signal("reward_model_timeouts", "rlhf_reward_model_largest_timeouts_ratio", "ratio", "Share of calls that timed out, of the watched reward where it is highest."),
     # System, as this process sees it
     Signal("gpu_memory_used", "rlhf_gpu_memory_used_max_ratio", "ratio", "Used share of the fullest visible GPU's memory.", momentary=True),
     Signal(
@@ -402,5 +411,8 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("checkpoint_drift", "rlhf_checkpoint_drift_ratio", "ratio", "L2 distance of its weights from those of the checkpoint before, over their norm; absent without one before."),
     Signal("checkpoint_reference_drift", "rlhf_checkpoint_reference_drift_ratio", "ratio", "The same from the model that training started from; absent where that is not on this host's disk, or an adapter is saved."),
 )
+
+MONITORED: Final = frozenset(s.name for s in SIGNALS if s.name.startswith("reward_model_"))
+"""Signals that a run has only with a `RewardModelMonitor`."""
 
 SIGNAL_BY_NAME: Final[dict[str, Signal]] = {signal.name: signal for signal in SIGNALS}

@@ -233,13 +233,13 @@ def _start() -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=_environment(),
+        env=child_environment(),
         text=True,
         encoding="utf-8",
     )
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """One thread, no GPU, and no instrumentation of that process; this package is found where it is here."""
     package = str(Path(__file__).resolve().parent.parent.parent)
     places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]

@@ -15,6 +15,7 @@ from rlhf_otel.cli.drill import drill
 from rlhf_otel.cli.generate import generate
 from rlhf_otel.cli.profile import profile
 from rlhf_otel.cli.replay import replay
+from rlhf_otel.cli.report import report
 from rlhf_otel.cli.reproduce import reproduce
 from rlhf_otel.cli.reward import reward
 from rlhf_otel.cli.stack import down, up
@@ -42,6 +43,7 @@ commands.add_command(down)
 commands.add_command(watch)
 commands.add_command(trace)
 commands.add_command(profile)
+commands.add_command(report)
 commands.add_command(reproduce)
 commands.add_command(reward)
 

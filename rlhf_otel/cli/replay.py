@@ -44,8 +44,7 @@ def replay(path: Path, algorithm: str, rule_file: Path | None, form: str, fail_o
 
     replayed = Replay(rules_of(rule_file))
     log = open_log(path, algorithm=algorithm)
-    for record in log.records:
-        replayed.observe(record)
+    replayed.observe_all(log.records)
     check_has_steps(log, replayed.steps)
     click.echo(FORMATS[form](Report(log, replayed)), nl=False)
     order = list(Severity)  # the worst first

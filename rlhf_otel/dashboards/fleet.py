@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from rlhf_otel.catalogue.health import OVERALL
 from rlhf_otel.catalogue.recorded import RunState
 from rlhf_otel.catalogue.rules import Severity
-from rlhf_otel.dashboards.families import with_board
+from rlhf_otel.catalogue.run_boards import with_board
 from rlhf_otel.dashboards.panels import (
     BLUE,
     ORANGE,
+    SCALE,
     good_above,
     good_below,
     lines,
@@ -121,6 +123,11 @@ RUNS: Final = Section(
                 Query(
                     f"max by (run_id, board, algorithm, model, team, owner) ({with_board(_INFO)})",
                 ),
+                Query(
+                    f'{_BY_RUN} (last_over_time(rlhf_health_ratio{{aspect="{OVERALL}"}}[$__range]))',
+                    "Health",
+                    unit="percentunit",
+                ),
                 Query(f"{_BY_RUN} (last_over_time(rlhf_run_attempt[$__range]))", "Attempt"),
                 Query(f"{_BY_RUN} (last_over_time(rlhf_step[$__range]))", "Step"),
                 Query(
@@ -153,6 +160,7 @@ RUNS: Final = Section(
             column_links={"run_id": board_link("${__data.fields.board}", "The run's board")},
             column_mappings={"State": RUN_STATES},
             column_thresholds={
+                "Health": SCALE,
                 "Alerts": good_below(1, ORANGE),
                 "Usual speed": good_above(threshold("ThroughputRegression"), ORANGE),
             },

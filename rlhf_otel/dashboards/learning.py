@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from rlhf_otel.dashboards.panels import lines, metric, signals
+from rlhf_otel.dashboards.panels import EVENT_POINTS, lines, metric, signals
 from rlhf_otel.dashboards.spec import Query, Section, Threshold
 
 NOT_LOGGED: Final = "this trainer does not log it"
@@ -30,6 +30,7 @@ NONFINITE: Final = lines(
     Query("sum by (signal) (increase(rlhf_signal_nonfinite_total[$__rate_interval]))", "{{signal}}"),
     empty="no signal is watched in this run",
     minimum=0.0,
+    points=EVENT_POINTS,
     thresholds=(Threshold(None, "transparent"), Threshold(1, "red")),
 )
 EVALUATION: Final = lines(
@@ -119,10 +120,10 @@ FUNCTION_TIME: Final = lines(
     "Small beside generation is good.",
     "s",
     Query(
-        "avg by (reward_function) (rate(rlhf_reward_function_seconds_total[$__rate_interval]))",
+        "max by (reward_function) (run_function:rlhf_reward_function_seconds:avg_rate)",
         "{{reward_function}}",
     ),
-    empty=NO_FUNCTION,
+    empty="this run has no reward functions, or Prometheus lacks alerts/rlhf.recording.yaml",
     minimum=0.0,
     stacked=True,
 )
@@ -145,6 +146,7 @@ FUNCTION_FAILURES: Final = lines(
     empty=NO_FUNCTION,
     minimum=0.0,
     width=12,
+    points=EVENT_POINTS,
 )
 SLOWEST_CALL: Final = signals(
     "Slowest call", ["reward_function_time"], "Level is good.", empty=NO_FUNCTION, minimum=0.0

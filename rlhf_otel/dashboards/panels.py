@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from rlhf_otel.catalogue.health import AT_THRESHOLD, AT_WORST
 from rlhf_otel.catalogue.metrics import METRIC_BY_NAME
 from rlhf_otel.catalogue.rules import COMPARED, RULES, Comparison, Rule, RuleClass, Severity, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
@@ -29,6 +30,9 @@ UNITS: Final = {
 """Grafana's unit for each of the catalogue's."""
 AXES: Final = {"tokens": "tokens", "nats": "nats", "steps": "steps"}
 """Units that Grafana has no name for stand at the axis."""
+
+EVENT_POINTS: Final = 300
+"""Of counts of events from many series: fewer points count the same events, and are asked for sooner."""
 
 _DRAWN: Final = (Statistic.VALUE, Statistic.AVERAGE, Statistic.RATIO, Statistic.VALUE_RATIO)
 
@@ -171,6 +175,14 @@ def threshold(rule: str, signal: str = "") -> float:
         if isinstance(condition, Comparison) and signal in ("", condition.signal)
     )
     return found
+
+
+SCALE: Final = (
+    Threshold(None, RED),
+    Threshold(1 - AT_THRESHOLD[Severity.CRITICAL] + 0.01, ORANGE),
+    Threshold(1 - AT_WORST[Severity.INFO], GREEN),
+)
+"""Of a health: what pages, what is a ticket, and what is well or only remarked."""
 
 
 def good_below(value: float, color: str = RED) -> tuple[Threshold, ...]:

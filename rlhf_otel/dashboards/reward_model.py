@@ -6,10 +6,11 @@ from typing import Final
 
 from rlhf_otel.dashboards import learning
 from rlhf_otel.dashboards.learning import NO_FUNCTION
-from rlhf_otel.dashboards.panels import BLUE, ORANGE, good_below, signals, stat
+from rlhf_otel.dashboards.panels import BLUE, ORANGE, good_below, metric, signals, stat
 from rlhf_otel.dashboards.spec import Board, Kind, Panel, Query, Section, Threshold
 
 NO_MODEL: Final = "this run has no reward model"
+NO_MONITOR: Final = "this run has no RewardModelMonitor"
 NO_PAIRS: Final = "this run compares no pairs"
 NO_GROUPS: Final = "this run has no groups of completions"
 _BLUE: Final = (Threshold(None, BLUE),)
@@ -156,9 +157,64 @@ MODEL: Final = Section(
     ),
     folded=True,
 )
+_WATCHED: Final = "{{reward_function}}"
+WATCHED: Final = Section(
+    "Watched by a RewardModelMonitor",
+    (
+        metric(
+            "rlhf_reward_model_stability_ratio",
+            "Stability",
+            "Above 70 % is good.",
+            "max by (reward_function) (rlhf_reward_model_stability_ratio)",
+            _WATCHED,
+            empty=NO_MONITOR,
+        ),
+        metric(
+            "rlhf_reward_model_consistency_ratio",
+            "Consistency",
+            "100 % is good; below 75 % RewardModelInconsistent fires.",
+            "max by (reward_function) (rlhf_reward_model_consistency_ratio)",
+            _WATCHED,
+            empty="no completion was scored twice (rescore_every)",
+        ),
+        metric(
+            "rlhf_reward_model_shortcut_correlation",
+            "Shortcuts",
+            "Near 0 is good; beyond 0.6 RewardModelShortcut fires.",
+            "max by (reward_function, shortcut) (rlhf_reward_model_shortcut_correlation)",
+            "{{reward_function}}, {{shortcut}}",
+            empty=NO_MONITOR,
+        ),
+        metric(
+            "rlhf_reward_model_drift",
+            "Drift",
+            "Low is good; a policy that learns moves it too.",
+            'max by (reward_function) (rlhf_reward_model_drift{measure="kolmogorov_smirnov"})',
+            _WATCHED,
+            empty="the reference window is not behind the last scores yet",
+        ),
+        metric(
+            "rlhf_reward_model_lowest_agreement",
+            "Agreement",
+            "Above 0 is good; below, a reward works against another.",
+            "max by (reward_function) (rlhf_reward_model_lowest_agreement)",
+            _WATCHED,
+            empty="needs two watched rewards",
+        ),
+        metric(
+            "rlhf_reward_model_pairs_accuracy_ratio",
+            "Accuracy on labelled pairs",
+            "Above 55 %, better than chance, is good.",
+            "max by (reward_function) (rlhf_reward_model_pairs_accuracy_ratio)",
+            _WATCHED,
+            empty="no labelled pairs were given (calibrate)",
+        ),
+    ),
+    folded=True,
+)
 REWARD_MODEL: Final = Board(
     "rlhf-reward-model",
     "RLHF / Reward model",
     "What scores completions, and how far it can be trusted.",
-    (NOW, FUNCTIONS, TRUST, MODEL),
+    (NOW, FUNCTIONS, TRUST, WATCHED, MODEL),
 )

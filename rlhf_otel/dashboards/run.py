@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from rlhf_otel.dashboards import families, learning, ppo_sections, preference_sections
-from rlhf_otel.dashboards.families import RUN_BOARDS, RunBoard
+from rlhf_otel.catalogue import run_boards
+from rlhf_otel.catalogue.run_boards import RUN_BOARDS, RunBoard
+from rlhf_otel.dashboards import learning, ppo_sections, preference_sections
 from rlhf_otel.dashboards.panels import BLUE, good_below, stat, threshold
 from rlhf_otel.dashboards.run_top import NOT_NOW, STEP_TIME, top
 from rlhf_otel.dashboards.spec import Board, Panel, Query, Section, Threshold
@@ -74,17 +75,22 @@ LOSS: Final = _now(
 )
 
 _CONTENT: Final[dict[RunBoard, tuple[Section, ...]]] = {
-    families.GROUPS: (
+    run_boards.GROUPS: (
         top(REWARD, KL),
         learning.POLICY,
         learning.FUNCTIONS,
         learning.COMPLETIONS,
     ),
-    families.ASYNC: (top(REWARD, SAMPLER_KL), learning.PIPELINE, learning.ASYNC_POLICY, learning.COMPLETIONS),
-    families.PPO: (top(REWARD, SEQUENCE_KL, STEP_TIME), ppo_sections.PPO_POLICY, ppo_sections.VALUE),
-    families.PREFERENCE: (top(ACCURACY, MARGIN), preference_sections.OFFLINE, preference_sections.KTO_ORPO),
-    families.ONLINE: (top(ACCURACY, SEQUENCE_KL, STEP_TIME), preference_sections.PAIRED),
-    families.SUPERVISED: (top(LOSS), learning.SUPERVISED_LEARNING),
+    run_boards.ASYNC: (
+        top(REWARD, SAMPLER_KL),
+        learning.PIPELINE,
+        learning.ASYNC_POLICY,
+        learning.COMPLETIONS,
+    ),
+    run_boards.PPO: (top(REWARD, SEQUENCE_KL, STEP_TIME), ppo_sections.PPO_POLICY, ppo_sections.VALUE),
+    run_boards.PREFERENCE: (top(ACCURACY, MARGIN), preference_sections.OFFLINE, preference_sections.KTO_ORPO),
+    run_boards.ONLINE: (top(ACCURACY, SEQUENCE_KL, STEP_TIME), preference_sections.PAIRED),
+    run_boards.SUPERVISED: (top(LOSS), learning.SUPERVISED_LEARNING),
 }
 
 RUNS: Final = tuple(
@@ -94,7 +100,7 @@ RUNS: Final = tuple(
         "One run: is it well, since when not, and what it learns.",
         (
             *_CONTENT[board],
-            learning.PPO_OPTIMISATION if board is families.PPO else learning.OPTIMISATION,
+            learning.PPO_OPTIMISATION if board is run_boards.PPO else learning.OPTIMISATION,
             learning.TIME,
         ),
         algorithms=board.algorithms,

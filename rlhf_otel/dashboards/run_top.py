@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from rlhf_otel.dashboards.panels import BLUE, ORANGE, RED, good_above, good_below, stat, threshold
+from rlhf_otel.catalogue.health import OVERALL
+from rlhf_otel.dashboards.panels import (
+    BLUE,
+    ORANGE,
+    RED,
+    SCALE,
+    good_above,
+    good_below,
+    metric,
+    stat,
+    threshold,
+)
 from rlhf_otel.dashboards.spec import COLUMNS, Kind, Panel, Query, Section, Threshold
 from rlhf_otel.dashboards.states import RUN_STATES, RUNBOOK, SEVERITIES, TRACE
 
@@ -40,13 +51,17 @@ PROGRESS: Final = stat(
     thresholds=(Threshold(None, BLUE),),
     column_thresholds={"of the limit": (*good_below(0.5, ORANGE), Threshold(1.0, RED))},
 )
-ANOMALY_COUNT: Final = stat(
-    "Active anomalies",
-    "Rules that are in breach in process now, or were a moment ago. 0 is good.",
-    "short",
-    Query("count(rlhf_anomaly_active == 1) or 0 * max(rlhf_step)"),
+HEALTH: Final = stat(
+    "Health",
+    "Health of the run, 0 to 100 %, which its worst aspect dominates (docs/health.md), and the rules that are in breach in "
+    "process now, or were a moment ago. 100 % and 0 are good.",
+    "percentunit",
+    Query(f'max(rlhf_health_ratio{{aspect="{OVERALL}"}})', "health"),
+    Query("count(rlhf_anomaly_active == 1) or 0 * max(rlhf_step)", "anomalies", unit="short"),
     empty=NOT_NOW,
-    thresholds=good_below(1, ORANGE),
+    thresholds=SCALE,
+    column_thresholds={"anomalies": good_below(1, ORANGE)},
+    decimals=0,
 )
 SPEED: Final = stat(
     "Tokens per second",
@@ -121,16 +136,17 @@ ANOMALIES: Final = Panel(
     column_mappings={"severity": SEVERITIES, "Now": {"0": ("over", BLUE), "1": ("in breach", RED)}},
     sort_by="First step",
 )
-HISTORY: Final = Panel(
-    Kind.STATE_TIMELINE,
-    "State",
-    "The state over time, of all attempts. Green throughout is good.",
-    "short",
-    (Query("max(run:rlhf_state:current)", "state"),),
-    NO_RECORDING,
+HISTORY: Final = metric(
+    "rlhf_health_ratio",
+    "Health by aspect",
+    "100 % throughout is good; below 30 % stands what pages.",
+    f'min by (aspect) (rlhf_health_ratio{{aspect!="{OVERALL}"}})',
+    "{{aspect}}",
+    empty=NOT_NOW,
     width=8,
     height=7,
-    mappings=RUN_STATES,
+    minimum=0.0,
+    maximum=1.0,
 )
 
 
@@ -138,7 +154,7 @@ def top(headline: Panel, distance: Panel | None = None, speed: Panel = SPEED) ->
     """One row of numbers, and the anomalies below. ``headline`` is what the trainer is after; ``distance`` how far the
     policy has gone for it."""
     middle = (headline,) if distance is None else (headline, distance)
-    panels = (STATE, PROGRESS, ANOMALY_COUNT, *middle, speed, GPU, CHECKPOINT)
+    panels = (STATE, PROGRESS, HEALTH, *middle, speed, GPU, CHECKPOINT)
     spare = COLUMNS - 3 * len(panels)
     row = (replace(panel, width=3 + (spare if panel is headline else 0), height=5) for panel in panels)
     return Section("Now", (*row, ANOMALIES, HISTORY))

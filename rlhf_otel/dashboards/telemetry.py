@@ -208,6 +208,7 @@ COSTS: Final = Section(
             ),
             empty=NOT_NOW,
             minimum=0.0,
+            points=POINTS,
         ),
         lines(
             "Faults",
@@ -216,6 +217,7 @@ COSTS: Final = Section(
             Query("sum by (place) (increase(rlhf_telemetry_faults_total[$__rate_interval]))", "{{place}}"),
             empty="no fault since the start: good",
             minimum=0.0,
+            points=POINTS,
         ),
     ),
 )

@@ -7,7 +7,7 @@ from typing import Any, Final
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models import dashboard as models
 
-from rlhf_otel.dashboards.families import RUN_BOARDS
+from rlhf_otel.catalogue.run_boards import RUN_BOARDS
 from rlhf_otel.dashboards.spec import Board, Variables
 
 DATA_SOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")

@@ -92,30 +92,44 @@ class Baseline:
         if self.count < WARM_UP:
             self._warm_up(value)
             return Statistics(average, None, None, None, None, None)
-        mean = self.mean
-        magnitude = mean if mean >= 0 else -mean
+        mean, resolution, reference = self.mean, self._resolution, self.reference
         scale = self.deviation / MOVING_RANGE
-        if scale < self._resolution:
-            scale = self._resolution
-        if scale < self._relative * magnitude:
-            scale = self._relative * magnitude
+        if scale < resolution:
+            scale = resolution
+        relative = self._relative * (mean if mean >= 0.0 else -mean)
+        if scale < relative:
+            scale = relative
         if scale == 0.0:
             scale = 1e-12
-        reference = self.reference
-        floor = mean if mean > self._resolution else self._resolution
+        delta = value - mean
+        floor = mean if mean > resolution else resolution
         statistics = _tuple(
             Statistics,
             (
                 average,
                 mean,
-                (value - mean) / scale,
-                average / floor if floor > 0 and mean >= 0 else None,
+                delta / scale,
+                average / floor if floor > 0.0 and mean >= 0.0 else None,
                 (average - mean) / scale,
-                average / reference if reference is not None and reference > 0 else None,
+                average / reference if reference is not None and reference > 0.0 else None,
                 cusum,
             ),
         )
-        self._learn(value, scale)
+        spread = NORMAL_MEAN_DEVIATION * self.spread
+        bound = OUTLIER_SCALES * (scale if scale > spread else spread)
+        if -bound <= delta <= bound:
+            self.outliers = 0
+        elif not self._enters(value):
+            return statistics
+        else:
+            delta = bound if delta > 0.0 else -bound
+        change = value - self.last
+        if change < 0.0:
+            change = -change
+        self.last = value
+        self.mean = mean + _SLOW * delta
+        self.spread += _SLOW * ((delta if delta >= 0.0 else -delta) - self.spread)
+        self.deviation += _SLOW * ((change if change < bound else bound) - self.deviation)
         return statistics
 
     def _warm_up(self, value: float) -> None:
@@ -129,31 +143,19 @@ class Baseline:
         if self.count == WARM_UP and self.reference is None:
             self.reference = self.mean
 
-    def _learn(self, value: float, scale: float) -> None:
-        delta = value - self.mean
-        change = value - self.last
-        self.last = value
-        spread = NORMAL_MEAN_DEVIATION * self.spread
-        bound = OUTLIER_SCALES * (scale if scale > spread else spread)
-        if -bound <= delta <= bound:
-            self.outliers = 0
-        else:
-            self.outliers += 1
-            if self.outliers > PATIENCE:
-                reference = self.reference
-                self._reset()
-                self.reference = reference
-                self._warm_up(value)
-                return
-            if self.outliers > FREEZE_AFTER:
-                return
-            delta = bound if delta > 0 else -bound
-        self.count += 1
-        self.mean += _SLOW * delta
-        self.spread += _SLOW * ((delta if delta >= 0 else -delta) - self.spread)
-        if change < 0:
-            change = -change
-        self.deviation += _SLOW * ((change if change < bound else bound) - self.deviation)
+    def _enters(self, value: float) -> bool:
+        """Whether an outlier is learnt from, clipped: not from the third in a row on, until it has become usual."""
+        self.outliers += 1
+        if self.outliers > PATIENCE:
+            reference = self.reference
+            self._reset()
+            self.reference = reference
+            self._warm_up(value)
+            return False
+        if self.outliers > FREEZE_AFTER:
+            self.last = value
+            return False
+        return True
 
     def state(self) -> dict[str, Any]:
         """What has been learnt, for a checkpoint."""
@@ -175,19 +177,20 @@ class Baselines:
 
     def __init__(self, signals: tuple[Signal, ...] = SIGNALS) -> None:
         self._tracked = tuple(signal for signal in signals if signal.baseline)
-        self._by_kind: dict[str, list[tuple[str, Baseline]]] = {kind: self._fresh() for kind in StepKind}
+        self._by_kind: dict[str, dict[str, Baseline]] = {kind: self._fresh() for kind in StepKind}
         self.statistics: dict[str, Statistics] = {}
         """Latest statistics of each signal; a new dict at every step, so that a snapshot may keep it."""
 
-    def _fresh(self) -> list[tuple[str, Baseline]]:
-        return [(s.name, Baseline(s.resolution, s.relative_resolution, s.drift)) for s in self._tracked]
+    def _fresh(self) -> dict[str, Baseline]:
+        return {s.name: Baseline(s.resolution, s.relative_resolution, s.drift) for s in self._tracked}
 
     def observe(self, kind: StepKind, values: dict[str, float]) -> dict[str, Statistics]:
         """Statistics of the signals that this step has; signals that it lacks keep their latest."""
         latest = self.statistics.copy()
-        for name, baseline in self._by_kind[kind]:
-            value = values.get(name)
-            if value is None:
+        tracked = self._by_kind[kind]
+        for name, value in values.items():
+            baseline = tracked.get(name)
+            if baseline is None:
                 continue
             if -LARGEST <= value <= LARGEST:
                 latest[name] = baseline.observe(value)
@@ -198,11 +201,14 @@ class Baselines:
 
     def state(self) -> dict[str, Any]:
         """What has been learnt, as plain data for a checkpoint."""
-        return {kind: {name: b.state() for name, b in tracked} for kind, tracked in self._by_kind.items()}
+        return {
+            kind: {name: baseline.state() for name, baseline in tracked.items()}
+            for kind, tracked in self._by_kind.items()
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`; signals that it lacks start anew."""
         for kind, tracked in self._by_kind.items():
-            for name, baseline in tracked:
+            for name, baseline in tracked.items():
                 if name in state.get(kind, {}):
                     baseline.restore(state[kind][name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from rlhf_otel.records import StepRecord
@@ -17,23 +18,31 @@ KL_SIGNALS: Final = frozenset(
 
 def add_derived(record: StepRecord) -> None:
     """Add the derived signals that the record has the inputs for; what is there already stays."""
-    values, functions = record.values, record.reward_functions
-    if functions:
-        silent = any(mean != mean for mean, _ in functions.values())
-        values.setdefault("unscored_ratio", 1.0 if silent else 0.0)
-        deviations = [deviation for _, deviation in functions.values() if deviation == deviation]
-        if deviations:
-            values.setdefault("constant_reward_functions_ratio", deviations.count(0.0) / len(deviations))
-        means = [abs(mean) for mean, _ in functions.values() if mean == mean]
-        if len(means) > 1 and sum(means) > 0:
-            values.setdefault("reward_function_share", max(means) / sum(means))
-    if "reward" in values and "completion_length" in values and KL_SIGNALS.isdisjoint(values):
+    values = record.values
+    if record.reward_functions:
+        _add_of_functions(values, record.reward_functions)
+    if "reward" in values and "completion_length" in values and values.keys().isdisjoint(KL_SIGNALS):
         values.setdefault("kl_unobserved", 1.0)
+    if record.phases:
+        _add_of_phases(record)
+
+
+def _add_of_functions(values: dict[str, float], functions: Mapping[str, tuple[float, float]]) -> None:
+    means = [abs(mean) for mean, _ in functions.values() if mean == mean]
+    deviations = [deviation for _, deviation in functions.values() if deviation == deviation]
+    values.setdefault("unscored_ratio", 1.0 if len(means) < len(functions) else 0.0)
+    if deviations:
+        values.setdefault("constant_reward_functions_ratio", deviations.count(0.0) / len(deviations))
+    if len(means) > 1 and sum(means) > 0:
+        values.setdefault("reward_function_share", max(means) / sum(means))
+
+
+def _add_of_phases(record: StepRecord) -> None:
     _add_longest(record, REWARD_PHASE, "reward_function_time")
     _add_longest(record, SYNC_PHASE, "weight_sync_time")
     failures = sum(phase.failed for phase in record.phases if phase.phase == SYNC_PHASE)
     if failures:
-        values.setdefault("weight_sync_failures", float(failures))
+        record.values.setdefault("weight_sync_failures", float(failures))
 
 
 def _add_longest(record: StepRecord, phase: str, signal: str) -> None:

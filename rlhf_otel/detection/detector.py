@@ -8,8 +8,7 @@ scrape cannot miss it. While an inhibiting rule is active, a rule neither fires 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from rlhf_otel.catalogue.rules import (
@@ -24,11 +23,11 @@ from rlhf_otel.catalogue.rules import (
     Statistic,
 )
 from rlhf_otel.catalogue.spans import StepKind
+from rlhf_otel.detection.conditions import all_hold, statistic_of
+from rlhf_otel.detection.screening import Screen
 from rlhf_otel.records import Anomaly, Statistics, StepRecord
 
 LATCH_NS: Final = int(LATCH_SECONDS * 1e9)
-
-Predicate = Callable[[StepRecord, dict[str, Statistics]], bool]
 
 
 class Verdict(NamedTuple):
@@ -80,22 +79,22 @@ class _RuleState:
         return not self.rule.after_step or step > self.rule.after_step
 
 
-_Planned = tuple[_RuleState, str, int | None, bool, float, Predicate]
-
-
 class Detector:
     """The verdicts of all rules that can be judged in process."""
 
     def __init__(self, rules: Sequence[Rule] = RULES) -> None:
         judged = [rule for rule in rules if rule.rule_class is not RuleClass.OUTSIDE]
+        self.rules = tuple(judged)
+        """The rules that are judged here."""
         self._states = {rule.name: _RuleState(rule) for rule in judged}
         for state in self._states.values():
             names = state.rule.inhibited_by
             state.inhibitors = tuple(self._states[name] for name in names if name in self._states)
         self._order = _inhibitors_first(list(self._states.values()))
-        self._plan = tuple(
-            (state, *_screen(state.rule), _all_hold(state.rule.conditions)) for state in self._order
-        )
+        self._conditions = tuple(all_hold(state.rule.conditions) for state in self._order)
+        self._screen = Screen([state.rule for state in self._order])
+        self._awake: set[int] = set()
+        """Positions of the rules that are pending or active."""
         self.verdicts: tuple[Verdict, ...] = tuple(state.verdict for state in self._order)
         self.streaks: dict[str, int] = {}
         """Rule to the steps in a row that it has been in breach, of those that are; a new dict at every step."""
@@ -103,44 +102,37 @@ class Detector:
     def observe(self, record: StepRecord, statistics: dict[str, Statistics]) -> list[Anomaly]:
         """Judge one step; return the anomalies that begin with it.
 
-        Nearly all rules fail at their first condition at nearly all steps, which is found out without a call;
-        what passes is judged in full.
+        A rule that is idle and that the step can't breach is not looked at: nothing changes for it.
         """
         fired: list[Anomaly] = []
         changed = False
         self.streaks = streaks = {}
-        plan = self._plan if record.kind is not StepKind.REUSE else self._plan_of_reuse(record)
-        for state, signal, index, above, threshold, breached in plan:
-            if index is not None:
-                known = statistics.get(signal)
-                value = None if known is None else known[index]
-                possible = value is not None and (value > threshold if above else value < threshold)
-            else:
-                possible = True
-            if not (possible and breached(record, statistics)):
-                if not state.idle:
-                    changed |= self._clean(state, record)
-            elif state.judges(record.step, statistics) and not _inhibited(state):
+        looked_at = sorted(self._awake | self._screen.suspects(record, statistics))
+        for position in looked_at:
+            state = self._order[position]
+            if record.kind is StepKind.REUSE and not state.momentary <= record.values.keys():
+                # A step that did not measure a deviation again neither breaks nor prolongs its breach.
+                if state.pending:
+                    streaks[state.rule.name] = state.pending
+            elif self._is_breached(position, record, statistics):
                 changed = True
                 if self._breach(state, record):
                     fired.append(_fire(state, record, statistics))
                 streaks[state.rule.name] = state.pending
             elif not state.idle:
                 changed |= self._clean(state, record)
+        if looked_at:
+            self._awake = {position for position in looked_at if not self._order[position].idle}
         if changed:
             self.verdicts = tuple(state.verdict for state in self._order)
         return fired
 
-    def _plan_of_reuse(self, record: StepRecord) -> list[_Planned]:
-        """A step that did not measure a deviation again neither breaks nor prolongs its breach."""
-        plan = []
-        for planned in self._plan:
-            state = planned[0]
-            if state.momentary <= record.values.keys():
-                plan.append(planned)
-            elif state.pending:
-                self.streaks[state.rule.name] = state.pending
-        return plan
+    def _is_breached(self, position: int, record: StepRecord, statistics: dict[str, Statistics]) -> bool:
+        """Whether the rule's conditions hold, it applies here, and no other rule explains it away."""
+        if not self._conditions[position](record, statistics):
+            return False
+        state = self._order[position]
+        return state.judges(record.step, statistics) and not _inhibited(state)
 
     @staticmethod
     def _breach(state: _RuleState, record: StepRecord) -> bool:
@@ -189,100 +181,6 @@ def _inhibitors_first(states: list[_RuleState]) -> list[_RuleState]:
     for state in states:
         visit(state)
     return ordered
-
-
-def _screen(rule: Rule) -> tuple[str, int | None, bool, float]:
-    """Signal, index, direction and threshold of the first condition, where it compares a statistic."""
-    first = rule.conditions[0]
-    if not isinstance(first, Comparison) or first.statistic not in _FIELDS:
-        return "", None, False, 0.0
-    index = Statistics._fields.index(_FIELDS[first.statistic])
-    return first.signal, index, first.op == ">", first.threshold
-
-
-def _all_hold(conditions: Sequence[Condition]) -> Predicate:
-    """Whether all of them hold at a step."""
-    return reduce(_both, map(_compile, conditions))
-
-
-def _both(one: Predicate, other: Predicate) -> Predicate:
-    return lambda record, statistics: one(record, statistics) and other(record, statistics)
-
-
-def _compile(condition: object) -> Predicate:
-    if isinstance(condition, NonFinite):
-        return _nonfinite(frozenset(condition.signals))
-    assert isinstance(condition, Comparison)
-    if condition.statistic is Statistic.VALUE:
-        return _value(condition)
-    if condition.statistic is Statistic.VALUE_RATIO:
-        return _value_ratio(condition)
-    return _statistic(condition)
-
-
-def _nonfinite(signals: frozenset[str]) -> Predicate:
-    def holds(record: StepRecord, statistics: dict[str, Statistics]) -> bool:
-        return bool(record.nonfinite) and not signals.isdisjoint(record.nonfinite)
-
-    return holds
-
-
-def _value(condition: Comparison) -> Predicate:
-    signal, threshold, above = condition.signal, condition.threshold, condition.op == ">"
-
-    def holds(record: StepRecord, statistics: dict[str, Statistics]) -> bool:
-        value = record.values.get(signal)
-        return value is not None and (value > threshold if above else value < threshold)
-
-    return holds
-
-
-def _value_ratio(condition: Comparison) -> Predicate:
-    signal, threshold, above = condition.signal, condition.threshold, condition.op == ">"
-
-    def holds(record: StepRecord, statistics: dict[str, Statistics]) -> bool:
-        value, known = record.values.get(signal), statistics.get(signal)
-        if value is None or known is None or known.baseline is None or known.baseline <= 0:
-            return False
-        bound = threshold * known.baseline
-        return value > bound if above else value < bound
-
-    return holds
-
-
-_FIELDS: Final = {
-    Statistic.AVERAGE: "average",
-    Statistic.ZSCORE: "zscore",
-    Statistic.RATIO: "ratio",
-    Statistic.SHIFT: "shift",
-    Statistic.REFERENCE_RATIO: "reference_ratio",
-    Statistic.BASELINE: "baseline",
-    Statistic.CUSUM: "cusum",
-}
-
-
-def statistic_of(statistics: Statistics, which: Statistic, value: float = math.nan) -> float | None:
-    """The value of one statistic; None while it is unknown. ``value`` is the signal's own."""
-    if which is Statistic.VALUE_RATIO:
-        return value / statistics.baseline if statistics.baseline else None
-    found: float | None = getattr(statistics, _FIELDS[which])
-    return found
-
-
-def _statistic(condition: Comparison) -> Predicate:
-    signal, threshold, above = condition.signal, condition.threshold, condition.op == ">"
-    index = Statistics._fields.index(_FIELDS[condition.statistic])
-    momentary = condition.statistic is Statistic.ZSCORE
-
-    def holds(record: StepRecord, statistics: dict[str, Statistics]) -> bool:
-        # A step that lacks the signal (a reuse step) is judged by its latest averages, but repeats no spike.
-        known = statistics.get(signal)
-        if known is None or (momentary and signal not in record.values):
-            return False
-        value = known[index]
-        return value is not None and (value > threshold if above else value < threshold)
-
-    return holds
 
 
 def _observed_value(condition: Condition, record: StepRecord, signal: str, known: Statistics | None) -> float:

@@ -22,10 +22,12 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from rlhf_otel import __version__, faults
+from rlhf_otel.catalogue.health import OVERALL
 from rlhf_otel.catalogue.metrics import METRICS, STEP_DURATION_BUCKETS, Metric, MetricType
 from rlhf_otel.catalogue.rules import RuleClass, Severity, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import PHASES
+from rlhf_otel.exporters import reward_families
 from rlhf_otel.records import HistogramState, RunView
 
 
@@ -261,8 +263,17 @@ _statistic(Statistic.REFERENCE_RATIO, "reference_ratio")
 _statistic(Statistic.CUSUM, "cusum")
 _by_label("rlhf_signal_nonfinite_total", lambda v: v.snapshot.nonfinite)
 _by_label("rlhf_evaluation_signal", _evaluation)
+
+
+def _dropped_series(view: RunView) -> dict[str, int]:
+    dropped = dict(view.snapshot.dropped)
+    if view.rewards_dropped:
+        dropped["watched_reward"] = view.rewards_dropped
+    return dropped
+
+
 _by_label("rlhf_trainer_metric", lambda v: v.snapshot.unmapped)
-_by_label("rlhf_dropped_series_total", lambda v: v.snapshot.dropped)
+_by_label("rlhf_dropped_series_total", lambda v: _dropped_series(v))
 
 # --- reward functions
 
@@ -283,6 +294,16 @@ _by_label("rlhf_reward_function_nonfinite_total", lambda v: v.function_nonfinite
 _by_label("rlhf_reward_function_errors_total", lambda v: _happened(v.function_errors))
 _by_label("rlhf_reward_function_seconds_total", lambda v: v.function_seconds)
 
+# --- watched rewards
+
+
+def _of_rewards(name: str, read: Callable[[RunView], Iterator[tuple[tuple[str, ...], float]]]) -> None:
+    _SAMPLES[name] = lambda view: (Sample(labels, value) for labels, value in read(view))
+
+
+for _name, _read in reward_families.FAMILIES.items():
+    _of_rewards(_name, _read)
+
 # --- time
 
 _by_label("rlhf_step_duration_seconds", lambda v: v.snapshot.durations)
@@ -301,6 +322,15 @@ _by_phase("rlhf_phase_seconds_total", lambda v: v.phase_seconds)
 _by_label("rlhf_wasted_seconds_total", lambda v: v.snapshot.wasted)
 
 # --- verdicts
+
+
+def _health(view: RunView) -> dict[str, float]:
+    health = view.snapshot.health
+    return {**health.aspects, OVERALL: health.overall} if health.overall is not None else {}
+
+
+_by_label("rlhf_health_ratio", _health)
+_scalar("rlhf_health_coverage_ratio", lambda v: v.snapshot.health.coverage if _health(v) else None)
 
 
 def _by_rule(name: str, read: Callable[[RunView, Any], float | None]) -> None:

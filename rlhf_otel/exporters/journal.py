@@ -2,7 +2,8 @@ r"""The journal: an append-only local record of a run, one JSON object a line.
 
 Format, version 1. Files ``journal-00000.jsonl``, ``journal-00001.jsonl``, ... in one directory are read in
 that order; a new attempt and a full file begin the next one. Every record has a ``type``: ``run``, ``step``,
-``anomaly``, ``action``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis``, ``profile``, ``ledger`` or ``end``
+``anomaly``, ``action``, ``health``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis``,
+``reward_model``, ``profile``, ``ledger`` or ``end``
 (``docs/journal.md``). ``time`` is Unix time in seconds, durations are milliseconds. A file that continues another
 repeats the ``run`` record, marked ``continued``.
 
@@ -32,7 +33,7 @@ from typing import Any, Final, Protocol
 
 from rlhf_otel import faults, json_text
 from rlhf_otel.errors import JournalError
-from rlhf_otel.records import Anomaly, PhaseInterval, RunEnd, RunIdentity, StepRecord
+from rlhf_otel.records import Anomaly, Health, PhaseInterval, RunEnd, RunIdentity, StepRecord
 
 VERSION: Final = 1
 MAX_BYTES: Final = 64 * 2**20
@@ -109,6 +110,23 @@ def profile_record(asked_by: str, outcome: str, detail: str) -> Record:
     """What came of a profile that was asked for: its path, or why there is none."""
     now = _seconds(time.time_ns())
     return {"type": "profile", "time": now, "asked_by": asked_by, "outcome": outcome, "detail": detail}
+
+
+def health_record(health: Health, step: int, time_ns: int) -> Record:
+    """Health of the run from this step on, until the next such record."""
+    return {
+        "type": "health",
+        "step": step,
+        "time": _seconds(time_ns),
+        "overall": _hundredths(health.overall),
+        "coverage": _hundredths(health.coverage),
+        "aspects": {name: _hundredths(value) for name, value in health.aspects.items()},
+        "coverages": {name: _hundredths(value) for name, value in health.coverages.items()},
+    }
+
+
+def _hundredths(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 class _Analysis(Protocol):

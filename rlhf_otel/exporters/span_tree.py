@@ -1,8 +1,9 @@
 """Span trees: a step's record as OpenTelemetry spans, built afterwards with explicit times.
 
 Live spans cost the training thread more than the whole step's bookkeeping, and most would be thrown away.
-Ids are derived from run, attempt, step, rank and position, so that the spans of all ranks are one trace
-without any communication: rank 0's ``rlhf.step`` is the root, those of the other ranks are its children.
+Ids are derived: a trace's from run, attempt and step, so that the spans of all ranks are one trace without any
+communication (rank 0's ``rlhf.step`` is the root, those of the other ranks are its children); a phase's from its
+name and its start, so that it is known as soon as the phase begins.
 
 The ids need the standard library alone; the SDK (0.1 s to import) is loaded when the first span is built.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 import functools
 import heapq
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
@@ -59,14 +61,29 @@ def trace_id(run_id: str, attempt: int, step: int) -> int:
 
 
 def span_id(trace: int, rank: int, index: int) -> int:
-    """Span id, 64 bits and never 0, of a rank's phase number ``index``, or of its step when that is -1."""
+    """Span id, 64 bits and never 0, of a rank's step when ``index`` is -1, or of what else is numbered in a trace."""
     seed = b"%032x/%d/%d" % (trace, rank, index)
     return int.from_bytes(blake2b(seed, digest_size=8).digest(), "big") or 1
 
 
+def phase_span_id(trace: int, rank: int, phase: str, detail: str, start_ns: int, alike: int = 0) -> int:
+    """Span id, 64 bits and never 0, of a rank's phase that began at ``start_ns`` of ``time.perf_counter_ns``.
+
+    ``alike`` counts phases of the same name that began in the same nanosecond: as read by a coarse clock.
+    """
+    text = f"{trace:032x}/{rank}/{phase}/{detail}/{start_ns}/{alike}"
+    seed = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(seed, digest_size=8).digest(), "big") or 1
+
+
+def step_span_id(trace: int, rank: int) -> int:
+    """Span id of a rank's step."""
+    return span_id(trace, rank, _STEP)
+
+
 def root_span_id(trace: int) -> int:
     """Span id of the root, which is rank 0's step."""
-    return span_id(trace, 0, _STEP)
+    return step_span_id(trace, 0)
 
 
 def run_trace_id(run_id: str, attempt: int) -> int:
@@ -92,10 +109,19 @@ def resource_attributes(identity: RunIdentity) -> dict[str, _Value]:
     }
 
 
-def build_run_span(identity: RunIdentity, start_ns: int, end_ns: int, resource: Resource) -> ReadableSpan:
-    """The span that steps link to, from the telemetry's start to the first step; Unix nanoseconds."""
+def build_run_span(
+    identity: RunIdentity, start_ns: int, end_ns: int, resource: Resource, around: SpanContext | None = None
+) -> ReadableSpan:
+    """The span that steps link to, from the telemetry's start to the first step; Unix nanoseconds.
+
+    ``around`` is the user's span in which training was started, to which it links.
+    """
+    from opentelemetry.trace import Link
+
     trace = run_trace_id(identity.run_id, identity.attempt)
-    return span_of(RUN_SPAN, context_of(trace, root_span_id(trace)), None, (start_ns, end_ns), {}, resource)
+    context, times = context_of(trace, root_span_id(trace)), (start_ns, end_ns)
+    links = [Link(around)] if around is not None and around.is_valid else []
+    return span_of(RUN_SPAN, context, None, times, {}, resource, links=links)
 
 
 def build_spans(
@@ -109,7 +135,7 @@ def build_spans(
     trace, rank = trace_id(identity.run_id, identity.attempt, record.step), identity.rank
     parents = phase_parents(record.phases)
     kept = _longest(record.phases)
-    contexts = {index: context_of(trace, span_id(trace, rank, index)) for index in (_STEP, *kept)}
+    contexts = _contexts(trace, rank, record.phases, kept)
     to_unix = record.time_ns - record.end_ns
     spans = [_step_span(record, identity, anomalies, kept_because, contexts[_STEP], resource)]
     for index in kept:
@@ -120,6 +146,19 @@ def build_spans(
         attributes = _phase_attributes(phase, identity.collective_phases)
         spans.append(_phase_span(phase, contexts[index], contexts[parent], times, attributes, resource))
     return spans
+
+
+def _contexts(
+    trace: int, rank: int, phases: Sequence[PhaseInterval], kept: Iterable[int]
+) -> dict[int, SpanContext]:
+    """Contexts of the step and of the phases that are kept, by position."""
+    contexts = {_STEP: context_of(trace, step_span_id(trace, rank))}
+    seen: Counter[tuple[str, str, int]] = Counter()
+    for index in kept:
+        begun = phases[index][:3]
+        contexts[index] = context_of(trace, phase_span_id(trace, rank, *begun, alike=seen[begun]))
+        seen[begun] += 1
+    return contexts
 
 
 def phase_parents(phases: Sequence[PhaseInterval]) -> list[int]:
@@ -263,10 +302,12 @@ def _status(failure: str) -> Status:
     return Status(StatusCode.ERROR, failure) if failure else Status(StatusCode.UNSET)
 
 
-def context_of(trace: int, span: int, is_remote: bool = False) -> SpanContext:
+def context_of(trace: int, span: int, is_remote: bool = False, sampled: bool = True) -> SpanContext:
+    """``sampled`` is for contexts that leave before it is known whether the span will be kept."""
     from opentelemetry.trace import SpanContext, TraceFlags
 
-    return SpanContext(trace, span, is_remote, TraceFlags(TraceFlags.SAMPLED))
+    flags = TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT
+    return SpanContext(trace, span, is_remote, TraceFlags(flags))
 
 
 def span_of(

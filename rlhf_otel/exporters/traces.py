@@ -62,8 +62,10 @@ class TraceExporter:
         """``endpoint`` is for messages: where ``span_exporter`` sends to. ``resource`` is by default made of the
         standard variables and ``identity``."""
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.trace import get_current_span
 
         self._identity = identity
+        self._around = get_current_span().get_span_context()
         self._resource = resource or _resource(identity)
         self._created_ns = time.time_ns()
         self._run_span_due = identity.rank == 0
@@ -140,7 +142,8 @@ class TraceExporter:
 
     def _run_span(self, first_step: ReadableSpan) -> ReadableSpan:
         end_ns = first_step.start_time or self._created_ns
-        return build_run_span(self._identity, min(self._created_ns, end_ns), end_ns, self._resource)
+        times = min(self._created_ns, end_ns), end_ns
+        return build_run_span(self._identity, *times, self._resource, self._around)
 
 
 class _Delivery:

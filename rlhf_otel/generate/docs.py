@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from rlhf_otel.bounds import ACTIONS_S, CHECKPOINTS_S, END_S, ENDED_WELL_S, LEAVING_S
+from rlhf_otel.bounds import ACTIONS_S, CHECKPOINTS_S, END_S, ENDED_WELL_S, LEAVING_S, REPORT_S
 from rlhf_otel.catalogue.metrics import METRICS, Metric
 from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
@@ -125,7 +125,8 @@ def _longest_end() -> str:
         "\n## How long an end may take\n\nUsually nothing of this. Where a disk, a collector or a driver hangs, `train()` "
         f"returns at most {END_S:.0f} s after its last step, {ACTIONS_S:.0f} s more where `actions` are set, and "
         f"{CHECKPOINTS_S:.0f} s more where the last checkpoint is still being analysed (after an exception or a signal "
-        f"{CHECKPOINTS_S - ENDED_WELL_S:.0f} s). A torch profile that is being written then is waited for. The process stays for "
+        f"{CHECKPOINTS_S - ENDED_WELL_S:.0f} s); with `report`, which takes a second or two, "
+        f"{REPORT_S:.0f} s more. A torch profile that is being written then is waited for. The process stays for "
         "a Prometheus that scraped it, at most `linger_s` from the end of training; it then leaves `file_sd` and closes its "
         f"port, at most {LEAVING_S:.0f} s. After SIGTERM without a handler of yours, `linger_s` counts as at most "
         f"{LINGER_S:.0f} s.\n"

@@ -14,6 +14,7 @@ TEMPO_UID: Final = "rlhf-tempo"
 ALERTMANAGER_UID: Final = "rlhf-alertmanager"
 BOARDS_AT: Final = "/var/lib/grafana/dashboards"
 """Where ``deploy/compose.yaml`` mounts ``grafana/dashboards``."""
+FOLDER: Final = "RLHF"
 _BEFORE_AND_AFTER: Final = {"spanStartTimeShift": "-15m", "spanEndTimeShift": "15m"}
 
 
@@ -33,8 +34,9 @@ def board_files(links: Links) -> dict[str, str]:
 
 
 def provisioning_files(timing: Timing) -> dict[str, str]:
-    """The files below ``grafana/provisioning``."""
+    """The files below ``grafana/provisioning``, and the kustomization of the boards."""
     return {
+        "grafana/kustomization.yaml": kustomization_file(),
         "grafana/provisioning/datasources/rlhf.yaml": datasources_file(timing),
         "grafana/provisioning/dashboards/rlhf.yaml": provider_file(),
     }
@@ -85,11 +87,34 @@ def _traces_to_metrics() -> dict[str, Any]:
     }
 
 
+def kustomization_file() -> str:
+    """Each board as a ConfigMap, which the sidecar of Grafana's chart loads by its label. As YAML.
+
+    kustomize reads no file outside the directory of a kustomization, so that it lies beside the boards."""
+    from rlhf_otel.dashboards import BOARDS
+
+    boards = [
+        {"name": board.uid, "files": [f"dashboards/{board.uid}.json"]}
+        for board in sorted(BOARDS, key=lambda board: board.uid)
+    ]
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "configMapGenerator": boards,
+        "generatorOptions": {
+            "disableNameSuffixHash": True,
+            "labels": {"grafana_dashboard": "1"},
+            "annotations": {"grafana_folder": FOLDER},
+        },
+    }
+    return dump(content)
+
+
 def provider_file() -> str:
     """Boards come from files, in one folder, and are changed there alone. As YAML."""
     provider = {
         "name": "rlhf",
-        "folder": "RLHF",
+        "folder": FOLDER,
         "folderUid": "rlhf",
         "type": "file",
         "disableDeletion": True,

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from rlhf_otel.catalogue.recorded import BOARD_OF_RUN
 from rlhf_otel.catalogue.rules import Rule, RuleClass, Severity
+from rlhf_otel.catalogue.run_boards import GROUPS
 from rlhf_otel.detection.promql import AlertForm
 
 TRACE_ID: Final = "{trace_id}"
@@ -19,8 +21,6 @@ AROUND_S: Final = 1800
 """What a link to a board shows on each side of the first bad step."""
 KNOWN_FOR: Final = "2h"
 """How long a run that is no longer scraped is still described."""
-RUN_BOARD: Final = "rlhf-run"
-"""The board's uid."""
 _EXPLORE: Final = (
     "/explore?schemaVersion=1&panes=%7B%22t%22%3A%7B%22datasource%22%3A%22rlhf-tempo%22%2C%22queries%22%3A%5B%7B"
     "%22refId%22%3A%22A%22%2C%22datasource%22%3A%7B%22type%22%3A%22tempo%22%2C%22uid%22%3A%22rlhf-tempo%22%7D%2C"
@@ -104,8 +104,13 @@ def _trace(rule: Rule, address: str) -> str:
 def _links(rule: Rule, links: Links) -> dict[str, str]:
     found: dict[str, str] = {}
     if links.boards:
+        board = _first(
+            f"last_over_time({BOARD_OF_RUN}{{run_id=%q}}[{KNOWN_FOR}])",
+            '{{ . | first | label "board" }}',
+            GROUPS.uid,
+        )
         found["board_url"] = (
-            f"{links.boards}/d/{RUN_BOARD}?var-run={{{{ $labels.run_id | urlquery }}}}{_period(rule)}"
+            f"{links.boards}/d/{board}?var-run={{{{ $labels.run_id | urlquery }}}}{_period(rule)}"
         )
     if links.traces and rule.rule_class is not RuleClass.OUTSIDE:
         found["trace_url"] = _trace(rule, links.traces)

@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from rlhf_otel.catalogue.recorded import BOARD_OF_RUN
 from rlhf_otel.catalogue.rules import RULE_BY_NAME, Comparison, Rule, RuleClass, Severity
+from rlhf_otel.catalogue.run_boards import GROUPS, PPO
 from rlhf_otel.detection.promql import ENGINE, STREAK, AlertForm, Timing, series
 from rlhf_otel.generate import page, rules
 from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
@@ -31,6 +33,7 @@ UNKNOWN_RUN: Final = {
     "team": "",
     "owner": "",
     "around": "",
+    "board": GROUPS.uid,
     "state": "gone",
     "gpu_hours_at_risk": "unknown",
     "last_good_checkpoint": "none in this attempt",
@@ -93,7 +96,7 @@ def _expected(
         **case.facts.get(run, {}),
     }
     around = found["around"] if form.rule.rule_class is RuleClass.OUTSIDE or case.facts else ""
-    found["board_url"] = f"{links.boards}/d/{page.RUN_BOARD}?var-run={run}{_period(around)}"
+    found["board_url"] = f"{links.boards}/d/{found['board']}?var-run={run}{_period(around)}"
     found["trace_url"] = links.traces.replace(page.TRACE_ID, case.trace_id) if case.trace_id else ""
     texts |= {name: found[name] for name in texts.keys() & found.keys()}
     labels = {**page.labels(form), **own, "team": found["team"]}
@@ -175,6 +178,7 @@ def _page_case(rule: Rule) -> Case:
         **case.series,
         **fact("rlhf_anomaly_first_timestamp_seconds", "300x48", rule=rule.name),
         **fact("rlhf_run_info", "1x48", team="alignment", owner="ada", rank="0"),
+        **fact(BOARD_OF_RUN, "1x48", board=PPO.uid),
         **fact("rlhf_step", "160x48"),
         **fact("rlhf_process_start_time_seconds", "0x48", rank="0"),
         **fact("rlhf_last_progress_timestamp_seconds", "0+15x48", rank="0"),
@@ -188,6 +192,7 @@ def _page_case(rule: Rule) -> Case:
         "team": "alignment",
         "owner": "ada",
         "around": "300",
+        "board": PPO.uid,
         "observed": f"{case.observed} (1970-01-01 00:05:00 +0000 UTC)",
         "state": "still running, at step 160",
         "gpu_hours_at_risk": "0.20",  # 2 ranks, 360 s

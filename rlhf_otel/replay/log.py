@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Log:
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What a reader of the report should know about the log."""
+    heard: Callable[[dict[str, Any]], object] | None = None
+    """Called with each record of a journal, of whichever type, before its step is among :attr:`records`."""
 
     def read_rows(self, rows: Iterable[Row], assembler: RowAssembler) -> Log:
         """Have :attr:`records` come from rows; returns the log itself."""
@@ -39,12 +41,13 @@ class Log:
     def _assembled(self, rows: Iterable[Row], assembler: RowAssembler) -> Iterator[StepRecord]:
         self.evaluation = assembler.evaluation
         self.unknown = assembler.unknown
-        last = 0
+        last, algorithm = 0, self.identity.algorithm
         for row in rows:
             record = assembler.record(row)
             self.timed = assembler.timed
-            if assembler.algorithm != self.identity.algorithm:
-                self.identity = replace(self.identity, algorithm=assembler.algorithm)
+            if assembler.algorithm != algorithm:
+                algorithm = assembler.algorithm
+                self.identity = replace(self.identity, algorithm=algorithm)
             if record is not None:
                 if record.step < last:
                     self._note_restart(last, record.step)

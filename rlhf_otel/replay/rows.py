@@ -7,7 +7,8 @@ above 1 its values are means over the steps since the row before, and often it c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from rlhf_otel.catalogue.signals import SIGNALS
@@ -15,8 +16,8 @@ from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.derived import add_derived, add_evaluation_gap
 from rlhf_otel.records import StepRecord
 from rlhf_otel.replay.algorithm import algorithm_of
-from rlhf_otel.replay.spelling import STEP_KEYS, TIME_KEYS, trl_keys
-from rlhf_otel.sources.trl_logs import MappedLogs, as_number, map_logs
+from rlhf_otel.replay.spelling import STEP_KEYS, TIME_KEYS, trl_key
+from rlhf_otel.sources.trl_logs import MappedLogs, Places, as_number
 
 SYNTHETIC_STEP_NS: Final = 15 * 10**9
 """Time between two rows of a log without times: one scrape interval, so that each row is one sample."""
@@ -28,6 +29,7 @@ GENERATED: Final = frozenset({"reward", "completion_length"})
 ENOUGH_REWARDS: Final = 3
 """Rewards that came with a completion length before a missing one means something."""
 WATCHED: Final = frozenset(signal.name for signal in SIGNALS if signal.watch_nonfinite)
+_NO_VALUES: Final = frozenset({*STEP_KEYS, *TIME_KEYS})
 _NOT_TRAINING: Final = frozenset({"epoch", "learning_rate"})
 """Signals that also stand in rows which are no training step."""
 
@@ -44,13 +46,20 @@ class Row(NamedTuple):
 
 def row_of(values: Mapping[str, Any]) -> Row:
     """A row from a flat dict that also holds its step and, maybe, its time."""
-    step = next((number for key in STEP_KEYS if (number := as_number(values.get(key))) is not None), None)
-    times = (as_number(values.get(key)) for key in TIME_KEYS)
-    time_s = next((time for time in times if time is not None and time > FIRST_UNIX_TIME), None)
-    rest = dict(values)
-    for key in (*STEP_KEYS, *TIME_KEYS):
-        rest.pop(key, None)
-    return Row(int(step) if step is not None and math.isfinite(step) else None, time_s, rest)
+    step = _first(values, STEP_KEYS)
+    time_s = _first(values, TIME_KEYS, FIRST_UNIX_TIME)
+    return Row(int(step) if step is not None and math.isfinite(step) else None, time_s, values)
+
+
+def _first(values: Mapping[str, Any], keys: Iterable[str], above: float = -math.inf) -> float | None:
+    """The first number above a bound."""
+    for key in keys:
+        raw = values.get(key)
+        if raw is not None:
+            number = as_number(raw)
+            if number is not None and number > above:
+                return number
+    return None
 
 
 class TRLVocabulary:
@@ -61,10 +70,17 @@ class TRLVocabulary:
 
     def __call__(self, values: Mapping[str, Any]) -> MappedLogs:
         """Values by meaning."""
-        keys = trl_keys(tuple(values))
+        keys = tuple(values)
         if not self.algorithm:
-            self.algorithm = algorithm_of(keys)
-        return map_logs(dict(zip(keys, values.values(), strict=True)), self.algorithm)
+            self.algorithm = algorithm_of(tuple(map(trl_key, keys)))
+        return _places_of(keys, self.algorithm).sort(values)
+
+
+@lru_cache(maxsize=256)
+def _places_of(keys: tuple[str, ...], algorithm: str) -> Places:
+    """Of two spellings of a key the last counts; a step and a time are no values."""
+    spelled = {trl_key(key): key for key in keys if key not in _NO_VALUES}
+    return Places.of(((key, name) for name, key in spelled.items()), algorithm)
 
 
 class RowAssembler:
@@ -99,7 +115,7 @@ class RowAssembler:
         mapped = self._vocabulary(logged)
         self.evaluation.update(mapped.evaluation)
         self._note_unknown(mapped.unmapped)
-        if not (mapped.values.keys() - _NOT_TRAINING or mapped.reward_functions):
+        if mapped.values.keys() <= _NOT_TRAINING and not mapped.reward_functions:
             return None
         self._rows += 1
         step = self._last_step + 1 if row.step is None else row.step
@@ -140,7 +156,7 @@ class RowAssembler:
     def _kind(self, mapped: MappedLogs) -> StepKind:
         """Steps that train on a generation again lack its keys; only trainers that log rewards have any."""
         self._rewarded = self._rewarded or "reward" in mapped.values
-        reuses = self._rewarded and GENERATED.isdisjoint(mapped.values)
+        reuses = self._rewarded and mapped.values.keys().isdisjoint(GENERATED)
         return StepKind.REUSE if reuses else StepKind.GENERATE
 
     def _add_dropped_reward(self, record: StepRecord) -> None:
@@ -186,6 +202,9 @@ def _add_groups(values: dict[str, float]) -> None:
 
 
 def _add_nonfinite(record: StepRecord) -> None:
+    total = sum(record.values.values())
+    if total - total == 0.0:  # so that all of them are finite
+        return
     for name, value in record.values.items():
         if value - value != 0.0 and name in WATCHED:
             record.nonfinite[name] = 1

@@ -16,12 +16,14 @@ from typing import Any, Final, NamedTuple
 
 from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS, MAX_TRAINER_METRICS, STEP_DURATION_BUCKETS
 from rlhf_otel.catalogue.rules import compared
-from rlhf_otel.catalogue.signals import SIGNALS
+from rlhf_otel.catalogue.signals import MONITORED, SIGNALS
+from rlhf_otel.detection.health import HealthScores
 from rlhf_otel.detection.promql import ENGINE
 from rlhf_otel.exporters.exposition import RunsCollector
 from rlhf_otel.records import HistogramState, RunEnd, RunIdentity, RunView, Snapshot, StepRecord
 from rlhf_otel.replay.engine import Replay
 from rlhf_otel.replay.timeline import Timeline
+from rlhf_otel.sources.trl_keys import measurable
 
 JOB: Final = "rlhf-replay"
 SCRAPE_S: Final = 15.0
@@ -108,6 +110,7 @@ class Backfill:
         own = {"job": job, "instance": "replay"}
         self.series = Series({**own, "timeline": timeline.label} if timeline.label else own)
         self._snapshot = Snapshot(started_s=timeline.times[0], compared=compared(replay.rules))
+        self._health = HealthScores(())
         self._nonfinite = {signal.name: 0 for signal in SIGNALS if signal.watch_nonfinite}
         self._durations: dict[str, HistogramState] = {}
         self._end: RunEnd | None = None
@@ -115,6 +118,7 @@ class Backfill:
 
     def run(self, steps: Sequence[Step], end: RunEnd | None = None) -> Series:
         """All steps, then the end of the run."""
+        self._health = self._scores_of(steps)
         last = -math.inf
         for (record, evaluation), time_s in zip(steps, self._timeline.times, strict=True):
             while REPEAT_S < time_s - last < LONGEST_STEP_S:
@@ -126,6 +130,11 @@ class Backfill:
                 self._scrape(time_s)
         self._finish(end)
         return self.series
+
+    def _scores_of(self, steps: Sequence[Step]) -> HealthScores:
+        monitored = any(not MONITORED.isdisjoint(record.values) for record, _ in steps[-1:])
+        known = measurable(self._identity.algorithm, monitored)
+        return HealthScores([rule for rule in self._replay.rules if rule.needs <= known])
 
     def _finish(self, end: RunEnd | None) -> None:
         """The last step, whether or not a scrape is due, and how the run ended."""
@@ -144,11 +153,13 @@ class Backfill:
         if "step_duration" in record.values:
             self._count(record.kind.value, record.values["step_duration"])
         before = self._snapshot
+        values = {**before.values, **_MOMENTARY, **record.values}
         self._snapshot = before._replace(
             step=record.step,
             time_s=time_s,
-            values={**before.values, **_MOMENTARY, **record.values},
+            values=values,
             statistics=self._replay.statistics,
+            health=self._health.observe(values, self._replay.statistics, self._replay.verdicts),
             reward_functions=_capped(before.reward_functions, record.reward_functions, MAX_REWARD_FUNCTIONS),
             unmapped=_capped(before.unmapped, record.unmapped, MAX_TRAINER_METRICS),
             evaluation=evaluation,

@@ -41,9 +41,3 @@ def trl_key(key: str) -> str:
     if classify(found)[0] is Slot.UNMAPPED and classify(lower)[0] is not Slot.UNMAPPED:
         return lower
     return lower if lower.startswith(("rewards/", "logps/", "logits/")) and found[:1].isupper() else found
-
-
-@lru_cache(maxsize=256)
-def trl_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """:func:`trl_key` of each; a log has few kinds of rows."""
-    return tuple(map(trl_key, keys))

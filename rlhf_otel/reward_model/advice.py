@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from rlhf_otel.catalogue.rules_reward_models import (
+    CHANCE,
+    DRIFTED_BY,
+    DRIFTED_P,
+    INCONSISTENT,
+    MISCALIBRATED,
+    SATURATED,
+    SHORTCUT,
+    TIMEOUTS,
+    UNSTABLE,
+)
 from rlhf_otel.reward_model.calibration import Calibration
 from rlhf_otel.reward_model.reliability import Reliability
 
-UNSTABLE: Final = 0.7
-INCONSISTENT: Final = 0.75
-"""Below it test-retest reliability is moderate at best (Koo and Li 2016)."""
-DRIFTED_P: Final = 1e-4
-DRIFTED_BY: Final = 0.25
-"""Kolmogorov-Smirnov distance from which on a significant drift is worth a word; heuristic."""
-SATURATED: Final = 0.9
-SHORTCUT: Final = 0.6
-"""Rank correlation that is called strong (Evans 1996)."""
-TIMEOUTS: Final = 0.01
 NONE_RATE: Final = 0.5
-CHANCE: Final = 0.55
-MISCALIBRATED: Final = 0.1
 
 
 class Recommendation(NamedTuple):

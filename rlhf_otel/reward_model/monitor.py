@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from math import isfinite
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from rlhf_otel.background import Background
+from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS
 from rlhf_otel.errors import ConfigurationError
 from rlhf_otel.reward_model import wrapping
-from rlhf_otel.reward_model.advice import Calls, Recommendation, recommendations
+from rlhf_otel.reward_model.advice import Calls, recommendations
 from rlhf_otel.reward_model.calibration import Calibration, calibration
-from rlhf_otel.reward_model.reliability import Reliability
+from rlhf_otel.reward_model.judgement import Judgement, Watched
 from rlhf_otel.reward_model.shortcuts import rank_correlation
 from rlhf_otel.reward_model.two_samples import clipped
 from rlhf_otel.reward_model.window import WINDOW, Window
 from rlhf_otel.sources.samples import text_of
 
-MOST_NAMES: Final = 64
+MOST_NAMES: Final = MAX_REWARD_FUNCTIONS
 """Rewards that are watched; what comes beyond is counted in :attr:`RewardModelMonitor.dropped`."""
+REST: Final = 100.0
+"""Rewards are judged anew at most once in so many times what judging took: a hundredth of a core."""
+SOONEST_S: Final = 1.0
+"""... and at most so often."""
 FLUSH_S: Final = 5.0
 """Bound for looking at what was observed before it is judged."""
-
-
-class Watched(NamedTuple):
-    """All that is known of one reward."""
-
-    reliability: Reliability
-    calls: Calls
-    calibration: Calibration | None
-    recommendations: list[Recommendation]
 
 
 class RewardModelMonitor:
@@ -40,7 +37,7 @@ class RewardModelMonitor:
         trainer = GRPOTrainer(..., reward_funcs=[monitor.wrap(correctness), monitor.wrap(brevity)])
 
     A reward model, which TRL calls by itself, is fed by :meth:`observe`. Thread-safe. Memory is bounded: for each of
-    at most 64 rewards, two windows of ``window`` scores.
+    at most 32 rewards, two windows of ``window`` scores. ``TelemetryCallback(reward_monitor=monitor)`` exports what is found.
 
     ``rescore_every``: how often a call's first completions are scored a second time, for ``consistency``; 0 for never.
     That costs the time of scoring up to 8 completions, on the thread that calls; training's random numbers are left
@@ -65,8 +62,11 @@ class RewardModelMonitor:
         self._calibrations: dict[str, Calibration] = {}
         self._last: dict[str, tuple[int, list[float]]] = {}
         self._agreement: dict[tuple[str, str], float] = {}
+        self._judge_at = 0.0
+        self.latest = Judgement()
+        """All rewards as they were judged last; replaced by the monitor's own thread a second or more apart."""
         self.dropped = 0
-        """Rewards that were not watched, being beyond the first 64 names."""
+        """Rewards that were not watched, being beyond the first 32 names."""
 
     # --- watching
 
@@ -130,10 +130,7 @@ class RewardModelMonitor:
     def judge(self, name: str) -> Watched:
         """All that is known of a reward. KeyError for one that was never seen."""
         self._background.flush(FLUSH_S)
-        with self._lock:
-            found, calls = self._windows[name].judge(), self._calls[name]
-            calibrated = self._calibrations.get(name)
-        return Watched(found, calls, calibrated, recommendations(found, calls, calibrated))
+        return self._judged(name)
 
     def disagreement(self) -> dict[tuple[str, str], float]:
         """Two rewards to the rank correlation of their scores, -1 to 1, over the last batch that both scored."""
@@ -141,18 +138,36 @@ class RewardModelMonitor:
         with self._lock:
             return dict(self._agreement)
 
+    def judge_all(self) -> Judgement:
+        """All rewards, which are :attr:`latest` from then on."""
+        self._background.flush(FLUSH_S)
+        self._judge_now()
+        return self.latest
+
     def report(self) -> dict[str, Any]:
         """For JSON: all of it, by reward, and the pairs that were compared."""
-        return {
-            "rewards": {name: _as_dict(self.judge(name)) for name in self.names},
-            "disagreement": [
-                {"rewards": list(pair), "rank_correlation": value}
-                for pair, value in self.disagreement().items()
-            ],
-            "dropped": self.dropped,
-        }
+        return self.judge_all().as_dict()
 
     # --- inside
+
+    def _judged(self, name: str) -> Watched:
+        with self._lock:
+            found, calls = self._windows[name].judge(), self._calls[name]
+            calibrated = self._calibrations.get(name)
+        full = found.scores >= self._size
+        return Watched(found, calls, calibrated, recommendations(found, calls, calibrated), full)
+
+    def _judge_now(self) -> None:
+        started = time.monotonic()
+        watched = {name: self._judged(name) for name in tuple(self._windows)}
+        with self._lock:
+            self.latest = Judgement(watched, dict(self._agreement), self.dropped)
+        now = time.monotonic()
+        self._judge_at = now + max(SOONEST_S, REST * (now - started))
+
+    def _judge_when_due(self) -> None:
+        if time.monotonic() >= self._judge_at:
+            self._judge_now()
 
     def _window(self, name: str) -> Window | None:
         if name not in self._windows:
@@ -185,6 +200,7 @@ class RewardModelMonitor:
             window.add(scored, texts)
             if texts:
                 self._compare(name, hash(tuple(texts)), scored)
+        self._judge_when_due()
 
     def _count_failure(self, name: str, timeout: bool) -> None:
         with self._lock:
@@ -194,6 +210,7 @@ class RewardModelMonitor:
             self._calls[name] = calls._replace(
                 calls=calls.calls + 1, errors=calls.errors + 1, timeouts=calls.timeouts + timeout
             )
+        self._judge_when_due()
 
     def _take_rescored(self, name: str, first: Sequence[Any], second: Sequence[Any]) -> None:
         both = zip(map(_number, as_list(first)), map(_number, as_list(second)), strict=False)
@@ -232,12 +249,3 @@ def _number(score: Any) -> float | None:
         return clipped(float(score))
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return None
-
-
-def _as_dict(watched: Watched) -> dict[str, Any]:
-    return {
-        **watched.reliability.as_dict(),
-        "calls": {**watched.calls._asdict(), "none_rate": watched.calls.none_rate},
-        "calibration": watched.calibration._asdict() if watched.calibration else None,
-        "recommendations": [one._asdict() for one in watched.recommendations],
-    }

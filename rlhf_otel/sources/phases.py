@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from threading import get_ident
 from time import perf_counter_ns
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from rlhf_otel.catalogue.spans import ABSORBING, PHASES
 from rlhf_otel.records import PhaseInterval
@@ -53,10 +53,22 @@ class PhaseTotals(NamedTuple):
     """Reward function to wall seconds; those of asynchronous ones overlap."""
 
 
+class Elsewhere(Protocol):
+    """Is told of phases of other threads than the training thread, on those. Must not raise."""
+
+    def begun(self, opened: OpenInterval) -> None:
+        """A phase has begun."""
+
+    def ended(self, opened: OpenInterval) -> None:
+        """A phase has ended."""
+
+
 class PhaseRecorder:
     """Collects the phases of the step in progress, and totals over the run."""
 
-    __slots__ = ("_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread")
+    __slots__ = (
+        "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "elsewhere",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._thread = get_ident()
@@ -67,12 +79,18 @@ class PhaseRecorder:
         self._accounts = _Accounts()
         self._accounting = threading.Lock()
         self._stopped = False
+        self.elsewhere: Elsewhere | None = None
 
     def adopt_thread(self) -> None:
         """Call the current thread the training thread."""
         self._thread = get_ident()
 
     # --- on the threads that train
+
+    @property
+    def innermost(self) -> OpenInterval | None:
+        """Innermost open phase of the training thread; safe to ask from any thread."""
+        return self._innermost
 
     @property
     def open_phase(self) -> str:
@@ -83,7 +101,10 @@ class PhaseRecorder:
     def begin(self, phase: str, detail: str = "") -> OpenInterval:
         """Begin a phase; pass what this returns to :meth:`end`."""
         if get_ident() != self._thread:
-            return (phase, detail, perf_counter_ns(), self._innermost, False)
+            opened = (phase, detail, perf_counter_ns(), self._innermost, False)
+            if self.elsewhere is not None:
+                self.elsewhere.begun(opened)
+            return opened
         self._innermost = opened = (phase, detail, perf_counter_ns(), self._innermost, True)
         return opened
 
@@ -98,6 +119,8 @@ class PhaseRecorder:
             self._innermost = opened[3]
         elif not opened[4]:
             ended.append((opened, perf_counter_ns(), failed))
+            if self.elsewhere is not None:
+                self.elsewhere.ended(opened)
         elif any(phase is opened for phase in _outwards(self._innermost)):
             self._end_with_inner(opened, failed)
         if len(ended) > MAX_PHASES:

@@ -45,7 +45,8 @@ def test_metric_names_follow_prometheus() -> None:
 def test_labels_are_bounded_sets() -> None:
     allowed = {
         "rank", "kind", "phase", "scope", "reward_function", "signal", "rule", "severity", "trace_id", "key", "label",
-        "device", "reason", "place", "exporter", "outcome", "action", "finding",
+        "device", "reason", "place", "exporter", "outcome", "action", "finding", "aspect",
+            "measure", "end", "shortcut", "quartile",
     }  # fmt: skip
     for metric in METRICS:
         if metric.type is not MetricType.INFO:

@@ -15,10 +15,10 @@ import yaml
 from rlhf_otel import generate
 from rlhf_otel.catalogue.metrics import METRIC_BY_NAME, MetricType
 from rlhf_otel.catalogue.recorded import RECORDED_BY_NAME
+from rlhf_otel.catalogue.run_boards import RUN_BOARDS, board_of
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.dashboards import BOARDS
 from rlhf_otel.dashboards.asking import panels
-from rlhf_otel.dashboards.families import RUN_BOARDS, board_of
 from rlhf_otel.dashboards.spec import Scope
 from rlhf_otel.generate import grafana
 from rlhf_otel.sources.trl_keys import FAMILIES

@@ -20,7 +20,7 @@ from rlhf_otel.settings import METRICS_PORT
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
-KUSTOMIZATIONS = [DEPLOY / "kubernetes", DEPLOY / "collector", ROOT / "alerts"]
+KUSTOMIZATIONS = [DEPLOY / "kubernetes", DEPLOY / "collector", ROOT / "alerts", ROOT / "grafana"]
 CUSTOM = {"PodMonitor", "PrometheusRule"}
 LATEST_TESTED = "1.30"
 """Of Kubernetes; the resources used are older."""
@@ -34,11 +34,31 @@ def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every resource that the kustomization has, and the sample job."""
     paths = [DEPLOY / "kubernetes/training-job.yaml"]
     for folder in KUSTOMIZATIONS:
-        named = documents(folder / "kustomization.yaml")[0]["resources"]
+        named = documents(folder / "kustomization.yaml")[0].get("resources", ())
         paths += [folder / name for name in named if name.endswith(".yaml")]
     for path in paths:
         for content in documents(path):
             yield f"{path.name}:{content['kind']}:{content['metadata']['name']}", content
+    for content in boards():
+        yield f"{content['kind']}:{content['metadata']['name']}", content
+
+
+def boards() -> Iterator[dict[str, Any]]:
+    """The ConfigMaps that kustomize makes."""
+    kustomization = documents(ROOT / "grafana/kustomization.yaml")[0]
+    options = kustomization["generatorOptions"]
+    for each in kustomization["configMapGenerator"]:
+        files = [ROOT / "grafana" / name for name in each["files"]]
+        yield {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": each["name"],
+                "labels": options["labels"],
+                "annotations": options["annotations"],
+            },
+            "data": {path.name: path.read_text(encoding="utf-8") for path in files},
+        }
 
 
 MANIFESTS = dict(manifests())
@@ -74,7 +94,7 @@ def test_a_resource_of_the_operator_follows_its_definition(name: str) -> None:
 @pytest.mark.parametrize("folder", KUSTOMIZATIONS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_kustomization_names_what_exists_below_it(folder: Path) -> None:
     content = documents(folder / "kustomization.yaml")[0]
-    for name in content["resources"]:
+    for name in content.get("resources", ()):
         path = folder / name
         assert path.is_file() or (path / "kustomization.yaml").is_file(), name
         assert path.is_dir() or ".." not in name, f"{name}: kustomize reads no file from outside"
@@ -112,6 +132,17 @@ def test_the_batch_script_is_one() -> None:
     assert text.index("#SBATCH --signal") < text.index(
         "set -euo"
     )  # Slurm stops reading options at the first command
+
+
+# --- boards
+
+
+def test_each_board_is_a_config_map_that_a_cluster_takes() -> None:
+    found = list(boards())
+    files = {path.name for path in (ROOT / "grafana/dashboards").glob("*.json")}
+    assert sorted(name for each in found for name in each["data"]) == sorted(files)
+    assert all(len(json.dumps(each)) < 2**20 for each in found)  # what etcd takes
+    assert "../../grafana" in documents(DEPLOY / "kubernetes/kustomization.yaml")[0]["resources"]
 
 
 # --- compose

@@ -6,9 +6,11 @@ import pytest
 from real_runs import NAMES, fired, signals
 
 from rlhf_otel.catalogue.rules import RULES, Rule, RuleClass, Severity
+from rlhf_otel.catalogue.rules_reward_models import REWARD_MODEL_RULES
 
 _GPU = "needs a GPU"
 _WORKER = "told by the rollout worker of async GRPO, which this machine can't run and benchmarks replace"
+_MONITORED = "needs a RewardModelMonitor; real runs with one are in tests/reward_model/test_monitored_run.py"
 _ENDS = "what raises ends the run at once; shown by tests of trainers that go on"
 WITHOUT_EVIDENCE = {
     "GPUMemoryNearLimit": _GPU,
@@ -18,6 +20,7 @@ WITHOUT_EVIDENCE = {
     "WeightSyncFailing": _ENDS,
     "SamplerRetrying": _WORKER,
     "RolloutBackpressure": _WORKER,
+    **{rule.name: _MONITORED for rule in REWARD_MODEL_RULES},
 }
 """These are tested on synthetic series alone, in test_detector."""
 

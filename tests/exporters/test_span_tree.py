@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, StatusCode
 
 from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.catalogue.spans import StepKind
@@ -23,6 +23,7 @@ from rlhf_otel.exporters.span_tree import (
     build_run_span,
     build_spans,
     phase_parents,
+    phase_span_id,
     resource_attributes,
     root_span_id,
     run_trace_id,
@@ -120,6 +121,22 @@ def test_ids_are_valid_for_any_run(run_id: str, attempt: int, number: int, rank:
     assert 0 < span_id(trace, rank, index) < 2**64
 
 
+def test_a_phases_id_is_known_as_soon_as_it_has_begun() -> None:
+    """Whoever begins a span or sends a request inside it names it as the parent."""
+    trace = trace_id("run-7", 2, 42)
+    for rank in (0, 3):
+        _, *phases = build(step(GRPO_STEP), dataclasses.replace(IDENTITY, rank=rank))
+        begun = [(interval.phase, interval.detail, interval.start_ns) for interval in GRPO_STEP]
+        assert [span.context.span_id for span in phases] == [phase_span_id(trace, rank, *b) for b in begun]
+
+
+def test_phases_that_began_at_once_have_ids_of_their_own() -> None:
+    """A coarse clock may say the same twice."""
+    alike = [phase("reward_function", 7, 8, detail="judge") for _ in range(50)]
+    spans = build(step(alike))
+    assert len({span.context.span_id for span in spans}) == 51
+
+
 def test_ids_differ_by_run_attempt_and_step() -> None:
     ids = {trace_id(run, attempt, number) for run in ("a", "a1") for attempt in (1, 11) for number in (1, 11)}
     assert len(ids) == 8
@@ -138,6 +155,14 @@ def test_ranks_share_trace_and_root() -> None:
     root = ranks[0][0].context.span_id
     assert [rank[0].parent.span_id for rank in ranks[1:]] == [root, root]
     assert [rank[0].attributes["rlhf.rank"] for rank in ranks] == [0, 1, 2]
+
+
+def test_the_run_links_to_the_span_around_it() -> None:
+    around = span_tree.context_of(5, 6)
+    run: Any = build_run_span(IDENTITY, 1, 2, RESOURCE, around)
+    assert [link.context for link in run.links] == [around]
+    for nothing in (None, INVALID_SPAN_CONTEXT):
+        assert not build_run_span(IDENTITY, 1, 2, RESOURCE, nothing).links
 
 
 def test_steps_link_to_the_run_span() -> None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from rlhf_otel import generate
 from rlhf_otel.catalogue.impacts import IMPACT
 from rlhf_otel.catalogue.metrics import METRIC_BY_NAME
+from rlhf_otel.catalogue.recorded import RECORDED_BY_NAME
 from rlhf_otel.catalogue.rules import MAX_CRITICAL_RULES, RULES, Rule, Severity
 from rlhf_otel.cli import commands
 from rlhf_otel.detection.promql import Timing
@@ -25,6 +26,8 @@ from rlhf_otel.generate import alertmanager, prometheus, rules, runbooks
 ROOT = Path(__file__).parent.parent.parent
 RULES_FILE = ROOT / "alerts/rlhf.rules.yaml"
 TESTS_FILE = ROOT / "alerts/tests/rlhf.rules.test.yaml"
+RECORDING_FILE = ROOT / "alerts/rlhf.recording.yaml"
+RECORDING_TESTS_FILE = ROOT / "alerts/tests/rlhf.recording.test.yaml"
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 needs_amtool = pytest.mark.skipif(shutil.which("amtool") is None, reason="amtool is not installed")
@@ -110,6 +113,40 @@ def test_links_and_selector_are_options(tmp_path: Path) -> None:
 def test_every_alert_fires_and_stays_silent_where_it_must() -> None:
     done = run("promtool", "test", "rules", TESTS_FILE)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+@pytest.mark.servers
+def test_what_is_recorded_is_what_can_be_said_by_hand() -> None:
+    done = run("promtool", "test", "rules", RECORDING_TESTS_FILE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_recording_rule_has_a_test() -> None:
+    tests = yaml.safe_load(RECORDING_TESTS_FILE.read_text(encoding="utf-8"))["tests"]
+    asked = " ".join(case["expr"] for test in tests for case in test["promql_expr_test"])
+    assert not [name for name in RECORDED_BY_NAME if name not in asked]
+
+
+@needs_promtool
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ('{scope="local"}', ""),
+        (">= max by", "< max by"),
+        ("count by (job, run_id)", "count by (job)"),
+        (") + 6", ") + 5"),
+    ],
+)
+def test_a_broken_recording_rule_fails_its_test(tmp_path: Path, was: str, becomes: str) -> None:
+    text = RECORDING_FILE.read_text(encoding="utf-8")
+    assert was in text
+    (tmp_path / "tests").mkdir()
+    (tmp_path / RECORDING_FILE.name).write_text(text.replace(was, becomes), encoding="utf-8")
+    copy = tmp_path / "tests" / RECORDING_TESTS_FILE.name
+    shutil.copy(RECORDING_TESTS_FILE, copy)
+    assert run("promtool", "test", "rules", copy).returncode != 0
 
 
 @needs_promtool

@@ -60,7 +60,8 @@ def test_everything_is_configurable() -> None:
     assert "localhost" not in text
     page = next(alert for alert in found if alert["alert"] == "RLHFNonFinite")["annotations"]
     assert page["runbook_url"] == "https://wiki/runbooks/NonFinite.md"
-    assert page["board_url"].startswith("https://grafana/d/rlhf-run?var-run=")
+    assert page["board_url"].startswith("https://grafana/d/{{")
+    assert "rlhf-run{{ end }}?var-run=" in page["board_url"]
     assert "https://jaeger/trace/{{ . }}?x=1" in page["trace_url"]
     for alert in found:
         series = re.findall(r"(?<![\w:])rlhf_\w+\{[^}]*\}", alert["expr"])

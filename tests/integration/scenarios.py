@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,22 @@ def _present() -> int:
     return endpoint.clients.present() if endpoint is not None else 0
 
 
+class Digests(TrainerCallback):
+    """Writes down what each step came to: a digest of the weights after it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = (folder / "digests").open("w", buffering=1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        digest = sha256()
+        for weights in kwargs["model"].state_dict().values():
+            digest.update(weights.numpy().tobytes())
+        self.file.write(f"{digest.hexdigest()}\n")
+
+
 def train(folder: Path, *callbacks: TrainerCallback, **arguments: Any) -> Any:
     """Train a tiny policy, observed; ``SCRAPERS`` of the environment are waited for."""
+    callbacks = (Digests(folder), *callbacks)
     telemetry = TelemetryCallback(
         metrics_port=int(os.environ.get("PORT", 0)),
         run_id=arguments.pop("run_id", os.environ.get("RUN_ID", "r")),
@@ -88,6 +103,37 @@ def _terminate(_: Any = None) -> None:
 
 def _fail(_: Any = None) -> None:
     raise RuntimeError("no memory for step 7")
+
+
+def unobserved(folder: Path) -> None:
+    """End well, without telemetry."""
+    build_trainer(folder, [Digests(folder)], max_steps=STEPS, reward_funcs=[unhurried]).train()
+
+
+def workers(folder: Path) -> None:
+    """A data loader's workers, and a reward function that has its own, forked and spawned."""
+    train(folder, dataloader_num_workers=2, reward_funcs=[scored_elsewhere])
+
+
+_spawned: list[bool] = []
+
+
+def scored_elsewhere(completions: list[str], **_: Any) -> list[float]:
+    """As ``variety``, in other processes."""
+    import multiprocessing
+
+    # Spawning imports torch anew, which takes seconds: once is enough.
+    for method in ("fork", "spawn") if not _spawned else ("fork",):
+        _spawned.append(method == "spawn")
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            scores = pool.apply(variety, (completions,))
+    return scores
+
+
+def unobserved_workers(folder: Path) -> None:
+    """As :func:`workers`, without telemetry."""
+    more: dict[str, Any] = {"dataloader_num_workers": 2, "reward_funcs": [scored_elsewhere]}
+    build_trainer(folder, [Digests(folder)], max_steps=STEPS, **more).train()
 
 
 def finish(folder: Path) -> None:

@@ -191,6 +191,7 @@ def test_a_page_says_for_whom_how_the_run_is_and_what_is_at_stake(
     assert said["action_taken"] == "none"
     board = urlsplit(said["board_url"])
     asked = {name: values[0] for name, values in parse_qs(board.query).items()}
+    assert board.path == "/d/rlhf-run"
     assert asked["var-run"] == run_id
     assert int(asked["from"]) / 1000 < page.time_s < int(asked["to"]) / 1000
     if run_id == "nan_reward":

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from observing import Prometheus
+from observing import Prometheus, journal
 from otlp_receiver import http_receiver
-from outcomes import outcome
+from outcomes import STEPS, Outcome, outcome
 
 from rlhf_otel import TelemetryCallback
 
@@ -49,3 +49,13 @@ def test_observed_and_unobserved_runs_are_the_same(
 
 def test_the_comparison_can_fail(tmp_path: Path) -> None:
     assert outcome(tmp_path / "one", max_steps=2) != outcome(tmp_path / "other", max_steps=2, seed=1)
+
+
+def test_two_trainers_one_after_the_other(unobserved: Outcome, tmp_path: Path) -> None:
+    """Also with one callback for both, and while the first one's end is still exposed."""
+    telemetry = TelemetryCallback(metrics_port=0, journal=tmp_path / "journal")
+    first = outcome(tmp_path / "first", [telemetry])
+    second = outcome(tmp_path / "second", [telemetry])
+    assert first == second == unobserved
+    ends = journal(tmp_path / "journal", "end")
+    assert [(end["outcome"], end["step"]) for end in ends] == [("finished", STEPS)] * 2

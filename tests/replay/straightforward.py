@@ -19,7 +19,7 @@ from rlhf_otel.catalogue.rules import (
     RuleClass,
     Statistic,
 )
-from rlhf_otel.detection.detector import statistic_of
+from rlhf_otel.detection.conditions import statistic_of
 from rlhf_otel.records import Statistics, StepRecord
 
 

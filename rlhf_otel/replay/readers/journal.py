@@ -113,6 +113,8 @@ def _records(records: Iterable[Record], log: Log, attempts: int) -> Iterator[Ste
     begun = 0
     for record in records:
         kind = record["type"]
+        if log.heard is not None:
+            log.heard(record)
         if kind == "step":
             yield _checked_step(record, log.path)
         elif kind == "run":

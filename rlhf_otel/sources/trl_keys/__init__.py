@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from rlhf_otel.catalogue.signals import SIGNALS
+from rlhf_otel.catalogue.signals import MONITORED, SIGNALS
 from rlhf_otel.sources.trl_keys.asynchronous import ASYNC_DISTILLATION, ASYNC_GRPO, ASYNC_PASSED
 from rlhf_otel.sources.trl_keys.common import COMMON
 from rlhf_otel.sources.trl_keys.distillation import (
@@ -130,11 +130,11 @@ def measured_together(signals: frozenset[str]) -> bool:
     return any(signals <= measurable(name) for family in FAMILIES for name in family.algorithms[:1])
 
 
-def measurable(algorithm: str) -> frozenset[str]:
+def measurable(algorithm: str, monitored: bool = True) -> frozenset[str]:
     """Signals that a run of ``algorithm`` can have: those that it logs, and those that no trainer logs (hooked,
-    derived, of the system)."""
+    derived, of the system), and with ``monitored`` those of a `RewardModelMonitor`."""
     known = _BY_ALGORITHM.get(algorithm)
-    signals = frozenset(signal.name for signal in SIGNALS)
+    signals = frozenset(signal.name for signal in SIGNALS) - (frozenset() if monitored else MONITORED)
     if known is None:
         return signals
     logged = {name for family in FAMILIES for name in family.keys.values()} - set(COMMON.values())
