@@ -1,6 +1,6 @@
 """How long an end takes at most, where everything of ours hangs; usually it takes none of this.
 
-Not bounded is what writes a torch profile that an action has asked for: the profiler itself is waited for.
+Not bounded is what writes a torch profile that was asked for: the profiler itself is waited for.
 """
 
 from __future__ import annotations

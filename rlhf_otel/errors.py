@@ -11,6 +11,7 @@
     ├── ReplayError             a log cannot be read, or not be written as Prometheus blocks
     ├── ReportError             a report cannot be made or written
     ├── TraceError              a path holds no steps that could be explained
+    ├── ProfileError            a process does not make the profile that it was asked for
     ├── BoardError              a board cannot be drawn
     ├── GuardError              the guard cannot protect this training (a ConfigurationError too)
     ├── BundleError             a bundle of the guard cannot be read or replayed
@@ -71,6 +72,10 @@ class ReportError(RlhfOtelError):
 
 class TraceError(RlhfOtelError):
     """A path holds no steps that could be explained."""
+
+
+class ProfileError(RlhfOtelError):
+    """A process takes no request for a profile, or has not made one; the message says why."""
 
 
 class BoardError(RlhfOtelError):

@@ -82,6 +82,8 @@ class StepRecord:
     phases: list[PhaseInterval] = field(default_factory=list)
     lag: dict[str, int] = field(default_factory=dict)
     """Signal name to the number of steps that passed before a device could be read; absent means none."""
+    profile: str = ""
+    """Where the torch profile is that covers it; mostly there is none."""
     update_lost: bool = False
     """Whether its update was skipped by mixed-precision scaling, or dropped by the guard."""
     truncated_tokens: float = 0.0

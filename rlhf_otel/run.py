@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 from rlhf_otel import end_report, faults, resumption, serving
@@ -24,6 +25,7 @@ from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.checkpoints.process import CheckpointAnalysis
 from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
+from rlhf_otel.profiling.of_a_run import RunProfiling
 from rlhf_otel.records import RunIdentity, RunView
 from rlhf_otel.reward_model.judgement import Judgement
 from rlhf_otel.reward_model.monitor import RewardModelMonitor
@@ -78,6 +80,7 @@ class Run:
         self.rewards = (
             RunRewards(reward_monitor, self.pipeline.note) if monitored and reward_monitor else None
         )
+        self.profiling = self._profiling()
         self.actions = self._actions()
         self.guard = self._guard()
         self.analysis = self._analysis()
@@ -142,6 +145,8 @@ class Run:
         self.pipeline.start(planned_steps, step, _config(self._trainer), self._resumed.get("saved_s"))
         if told or self.pipeline.identity.rank == 0:
             self._expose()
+        self.pipeline.submit(self.profiling.open)
+        self.profiling.install_signal()
         self._enter_trace_context(planned_steps)
         self.steps.start()
 
@@ -151,6 +156,10 @@ class Run:
         assert observer is not None
         self._last_step = step
         self.pipeline.submit(observer.step, self.steps.end_step(step, epoch))
+        if self.profiling.due:
+            began = perf_counter_ns()
+            self.profiling.at_step_end(step)
+            self.recorder.add("telemetry", began, perf_counter_ns())
 
     def logged(self, logs: Mapping[Any, Any], step: int) -> None:
         """The trainer has logged: evaluation values, or values of a step that are in no per-step list."""
@@ -193,6 +202,10 @@ class Run:
             self.guard.detach()
         self.seams.detach()
         self.system.stop()
+        with faults.isolated("actions", "ending the profiles"):
+            self.profiling.uninstall_signal()
+            self.profiling.close_capture(self._last_step)
+            self.pipeline.submit(self.profiling.close)
         if self.actions is not None:
             with faults.isolated("actions", "ending the actions"):
                 self.actions.close(self.pipeline.flush)
@@ -283,12 +296,17 @@ class Run:
         reference = model if model.is_dir() else None
         return CheckpointAnalysis(lambda found: pipeline.submit(pipeline.analysed, found), reference)
 
+    def _profiling(self) -> RunProfiling:
+        pipeline, directory = self.pipeline, _directory(self.settings, self._trainer)
+        signal_name = self.settings.profile_signal
+        return RunProfiling(directory, lambda: pipeline.identity, pipeline.submit, pipeline.note, signal_name)
+
     def _actions(self) -> RunActions | None:
         if not self.settings.actions:
             return None
-        pipeline, directory = self.pipeline, _directory(self.settings, self._trainer)
+        pipeline = self.pipeline
         actions = RunActions(
-            self.settings, lambda: pipeline.identity, directory, pipeline.submit, pipeline.note, sentence
+            self.settings, lambda: pipeline.identity, self.profiling, pipeline.note, sentence
         )
         pipeline.answer = actions.answer
         return actions
@@ -304,7 +322,14 @@ class Run:
             self._samples,
         )
         return StepObserver(
-            self.pipeline, assembler, self.system, checkpoints, self.analysis, self.guard, self.rewards
+            self.pipeline,
+            assembler,
+            self.system,
+            checkpoints,
+            self.analysis,
+            self.guard,
+            self.profiling,
+            self.rewards,
         )
 
     def _enter_trace_context(self, planned_steps: int) -> None:

@@ -110,6 +110,12 @@ class Settings(BaseModel):
         5.0, ge=0.5, description="Seconds between readings of GPU, host and allocator."
     )
 
+    profile_signal: Literal["off", "SIGUSR1", "SIGUSR2"] = Field(
+        "off",
+        description="Signal at which the next steps are profiled; `rlhf-otel profile` needs none: "
+        "[profiling](profiling.md).",
+    )
+
     rules: Path | dict[str, Any] | tuple[InstanceOf[Rule], ...] | None = Field(
         None,
         description="File that disables, tunes and adds rules, see [rules of your own](rules-tuning.md). The "
@@ -169,6 +175,7 @@ class Settings(BaseModel):
         "checkpoints",
         "report",
         "guard",
+        "profile_signal",
         mode="before",
     )
     @classmethod

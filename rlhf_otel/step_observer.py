@@ -13,6 +13,7 @@ from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.checkpoints.process import CheckpointAnalysis
 from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
+from rlhf_otel.profiling.of_a_run import RunProfiling
 from rlhf_otel.records import Anomaly, StepRecord
 from rlhf_otel.reward_model.of_a_run import RunRewards
 from rlhf_otel.sources import expectations
@@ -34,6 +35,7 @@ class StepObserver:
         checkpoints: CheckpointRoom,
         analysis: CheckpointAnalysis | None,
         guard: RunGuard | None,
+        profiling: RunProfiling,
         rewards: RunRewards | None = None,
     ) -> None:
         self._pipeline = pipeline
@@ -42,6 +44,7 @@ class StepObserver:
         self._checkpoints = checkpoints
         self._analysis = analysis
         self._guard = guard
+        self._profiling = profiling
         self._rewards = rewards
         self._wall_clock = WallClock()
         self._looked_for_keys = False
@@ -67,6 +70,8 @@ class StepObserver:
         if self._rewards is not None:
             self._rewards.observe(record)
         self._guarded(record)
+        with faults.isolated("actions", "looking for requests of profiles"):
+            self._profiling.observe(record)
         self._look_for_keys(record)
         if jumped := self._wall_clock.jump_s(raw.time_ns, raw.end_ns):
             logger.warning(

@@ -36,6 +36,7 @@ FLOOR = {
     "guard": 3,
     "kept_steps": 3,
     "pipeline": 3,
+    "profiling": 3,
     "run": 3,
     "serving": 3,
     "servers": 3,

@@ -69,6 +69,8 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("stall_multiple", 2.0),
         ("linger_s", 0),
         ("system_interval_s", 1.5),
+        ("profile_signal", "SIGUSR1"),
+        ("profile_signal", "off"),
         ("guard", "drop"),
         ("guard", "off"),
         ("guard_content", "tokens"),

@@ -17,7 +17,6 @@ from typing import Final
 
 from rlhf_otel import faults
 from rlhf_otel.action_settings import ActionSettings
-from rlhf_otel.actions.profiling import Profiling
 from rlhf_otel.actions.steering import Steering
 from rlhf_otel.actions.webhook import DeliveryError, Webhook, message_of
 from rlhf_otel.background import Background
@@ -43,7 +42,7 @@ class Dispatch:
         *,
         identity: Callable[[], RunIdentity],
         steering: Steering,
-        profiling: Profiling,
+        profile: Callable[[int, Finish], object],
         describe: Callable[[Anomaly], str],
         tell: Tell,
         secret: str = "",
@@ -51,7 +50,7 @@ class Dispatch:
     ) -> None:
         self._identity = identity
         self._steering = steering
-        self._profiling = profiling
+        self._profile = profile
         self._describe = describe
         self._tell = tell
         self._ending = threading.Event()
@@ -105,7 +104,7 @@ class Dispatch:
             logger.log(logging.getLevelNamesMapping()[entry.level.upper()], "%s", self._describe(anomaly))
             finish(ActionOutcome.DONE, "")
         elif kind is ActionKind.PROFILE:
-            self._profiling.ask(entry.steps, finish)
+            self._profile(entry.steps, finish)
         elif kind in (ActionKind.SAVE, ActionKind.STOP):
             finish(*self._steer(kind, anomaly))
         elif not answer.queue(partial(self._carry_out, answer, kind, anomaly), finish):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from rlhf_otel.actions.dispatch import Dispatch
-from rlhf_otel.actions.profiling import Profiling
 from rlhf_otel.actions.steering import Steering, next_run
 from rlhf_otel.catalogue.actions import ActionKind, ActionOutcome
 from rlhf_otel.exporters.journal import action_record
+from rlhf_otel.profiling.of_a_run import RunProfiling
 from rlhf_otel.records import Anomaly, RunIdentity
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources.agreement import Agreement
@@ -29,25 +28,23 @@ class RunActions:
         self,
         settings: Settings,
         identity: Callable[[], RunIdentity],
-        directory: Path,
-        submit: Callable[..., object],
+        profiling: RunProfiling,
         note: Callable[[dict[str, Any]], object],
         describe: Callable[[Anomaly], str],
     ) -> None:
-        """``submit`` runs a call on the background thread, ``note`` adds a record to the journal."""
+        """``note`` adds a record to the journal."""
         rank, world_size = identity().rank, identity().world_size
         self._note = note
         self._steers = any(not _STEERED.isdisjoint(entry.do) for entry in settings.actions)
         self.steering = Steering(
             rank, world_size, Agreement.of_this_job() if self._steers else None, next_run()
         )
-        self.profiling = Profiling(directory / "profiles", submit)
         secret = settings.webhook_secret
         self._dispatch = Dispatch(
             settings.actions if rank == 0 else (),
             identity=identity,
             steering=self.steering,
-            profiling=self.profiling,
+            profile=lambda steps, finish: profiling.ask(steps, "action", finish),
             describe=describe,
             tell=self._tell,
             secret=secret.get_secret_value() if secret is not None else "",
@@ -61,14 +58,12 @@ class RunActions:
 
     def at_step_end(self, step: int, control: Any) -> None:
         """Training thread. Raises TrainingStopped in a trainer that ignored the flag."""
-        self.profiling.at_step_end(step)
         if self._steers:
             self.steering.at_step_end(step, control)
 
     def close(self, flush: Callable[[float], object]) -> None:
         """Hand on what is under way, within a bound; ``flush`` waits for the background thread."""
         deadline = time.monotonic() + CLOSE_S
-        self.profiling.close()
         flush(CLOSE_S)
         self._dispatch.close(max(0.0, deadline - time.monotonic()))
 

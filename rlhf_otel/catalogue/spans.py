@@ -94,6 +94,7 @@ class Attribute(StrEnum):
     ATTEMPT = "rlhf.attempt"
     STEP_KIND = "rlhf.step.kind"
     KEPT_BECAUSE = "rlhf.trace.kept_because"
+    PROFILE_PATH = "rlhf.profile.path"
     PHASE = "rlhf.phase"
     PHASE_SCOPE = "rlhf.phase.scope"
     PHASE_DETAIL = "rlhf.phase.detail"

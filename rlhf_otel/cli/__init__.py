@@ -13,6 +13,7 @@ from rlhf_otel.cli.demo import demo
 from rlhf_otel.cli.doctor import doctor
 from rlhf_otel.cli.drill import drill
 from rlhf_otel.cli.generate import generate
+from rlhf_otel.cli.profile import profile
 from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.report import report
 from rlhf_otel.cli.reproduce import reproduce
@@ -43,6 +44,7 @@ commands.add_command(down)
 commands.add_command(watch)
 commands.add_command(top)
 commands.add_command(trace)
+commands.add_command(profile)
 commands.add_command(report)
 commands.add_command(reproduce)
 commands.add_command(reward)

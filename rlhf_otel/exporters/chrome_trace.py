@@ -53,6 +53,8 @@ class TracedStep(NamedTuple):
     anomalies: Sequence[str] = ()
     """Names of the rules that fired at it."""
     kept_because: str = ""
+    profile: str = ""
+    """Where the torch profile is that covers it."""
 
 
 def traced(record: StepRecord, rank: int, anomalies: Iterable[Anomaly], kept_because: str) -> TracedStep:
@@ -67,6 +69,7 @@ def traced(record: StepRecord, rank: int, anomalies: Iterable[Anomaly], kept_bec
         record.values,
         [anomaly.rule for anomaly in anomalies],
         kept_because,
+        record.profile,
     )
 
 
@@ -91,6 +94,7 @@ def events(step: TracedStep) -> Iterator[Event]:
     """A step as events: itself, its phases, the rules that fired, and the curves."""
     lanes = _lanes(step.phases)
     about = {"step": step.step, "kind": step.kind, "kept_because": step.kept_because}
+    about |= {"profile": step.profile} if step.profile else {}
     yield _slice(step, f"step {step.step}", STEP, 0.0, step.duration_us, 0, about)
     for phase, lane in zip(step.phases, lanes, strict=True):
         about = {"step": step.step, "phase": phase.name, "detail": phase.detail, "parent": phase.parent}

@@ -3,7 +3,7 @@ r"""The journal: an append-only local record of a run, one JSON object a line.
 Format, version 1. Files ``journal-00000.jsonl``, ``journal-00001.jsonl``, ... in one directory are read in
 that order; a new attempt and a full file begin the next one. Every record has a ``type``: ``run``, ``step``,
 ``anomaly``, ``action``, ``health``, ``epoch``, ``evaluation``, ``checkpoint``, ``checkpoint_analysis``,
-``reward_model``, ``ledger`` or ``end``
+``reward_model``, ``profile``, ``ledger`` or ``end``
 (``docs/journal.md``). ``time`` is Unix time in seconds, durations are milliseconds. A file that continues another
 repeats the ``run`` record, marked ``continued``.
 
@@ -71,6 +71,7 @@ def step_record(record: StepRecord, trace_id: str = "") -> Record:
         "rollout_s": round(record.rollout_s, 6),
         "wasted_s": {reason: round(seconds, 6) for reason, seconds in record.wasted.items()},
         "truncated_tokens": round(record.truncated_tokens, 1),
+        "profile": record.profile,
         "trace_id": trace_id,
     }
     return {
@@ -103,6 +104,12 @@ def action_record(anomaly: Anomaly, action: str, outcome: str, detail: str = "")
     """What came of an action that followed an anomaly."""
     what = {"rule": anomaly.rule, "step": anomaly.step, "action": action, "outcome": outcome}
     return {"type": "action", "time": _seconds(time.time_ns()), **what, "detail": detail}
+
+
+def profile_record(asked_by: str, outcome: str, detail: str) -> Record:
+    """What came of a profile that was asked for: its path, or why there is none."""
+    now = _seconds(time.time_ns())
+    return {"type": "profile", "time": now, "asked_by": asked_by, "outcome": outcome, "detail": detail}
 
 
 def health_record(health: Health, step: int, time_ns: int) -> Record:

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     FAILED = "failed"
     ANOMALY = "anomaly"
     SLOW = "slow"
+    PROFILED = "profiled"
     FIRST = "first"
     HEALTHY = "one_in_k"
     BEFORE_ANOMALY = "before_anomaly"
@@ -92,6 +93,8 @@ class KeepPolicy:
             return Reason.ANOMALY
         if slow:
             return Reason.SLOW
+        if record.profile:
+            return Reason.PROFILED
         if not self._started:
             return Reason.FIRST
         return Reason.HEALTHY if self.samples(record.step) else None

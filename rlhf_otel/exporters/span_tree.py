@@ -227,6 +227,8 @@ def _step_attributes(record: StepRecord, identity: RunIdentity, kept_because: st
         Attribute.RANK.value: identity.rank,
         Attribute.KEPT_BECAUSE.value: kept_because,
     }
+    if record.profile:
+        attributes[Attribute.PROFILE_PATH.value] = text_of(record.profile)
     signals = {key: record.values.get(signal) for key, signal in STEP_ATTRIBUTES.items()}
     return attributes | finite(signals)
 

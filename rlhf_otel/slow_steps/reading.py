@@ -79,6 +79,7 @@ def journalled(record: dict[str, Any], rank: int) -> TracedStep:
         duration,
         [TracedPhase(row[0], row[1], row[2] * 1e3, row[3] * 1e3, row[4], len(row) > 5) for row in record.get("phases", ())],
         record.get("values", {}),
+        profile=record.get("profile", ""),
     )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def _of_trace(path: Path) -> Iterator[TracedStep]:
                 yield step
             step = TracedStep(
                 about["step"], event["pid"], about["kind"], event["ts"], event["dur"], [],
-                kept_because=about["kept_because"],
+                kept_because=about["kept_because"], profile=about.get("profile", ""),
             )  # fmt: skip
         elif event.get("cat") == PHASE and step is not None:
             start = event["ts"] - step.start_us

@@ -44,6 +44,8 @@ def _step(one: Explanation, several: bool) -> Iterator[str]:
         yield f"  {name:<32} {_time(spent):>9}, usually {_time(usual):>9}  (+{_time(spent - usual)})"
     if not excess:
         yield "  no phase took longer than usual"
+    if step.profile:
+        yield f"  profile: {step.profile}"
 
 
 def _times(spent: float, usual: float) -> str:

@@ -13,8 +13,8 @@ from anomalies import IDENTITY, KL_RUNAWAY, LOSS_SPIKE, Control, Told
 
 from rlhf_otel import faults
 from rlhf_otel.actions.dispatch import MAX_QUEUED, Dispatch
-from rlhf_otel.actions.profiling import Profiling
 from rlhf_otel.actions.steering import Steering
+from rlhf_otel.profiling.capture import Profiling
 from rlhf_otel.settings import load
 
 
@@ -33,7 +33,7 @@ class Desk:
             load(actions=list(entries)).actions,
             identity=lambda: IDENTITY,
             steering=self.steering,
-            profiling=self.profiling,
+            profile=self.profiling.ask,
             describe=lambda anomaly: f"{anomaly.rule} at {anomaly.step}",
             tell=self.told,
             clock=lambda: self.now,
@@ -184,7 +184,7 @@ def test_one_profile_at_a_time(desk: Desk) -> None:
     for step in (101, 102, 103):
         desk.profiling.at_step_end(step)
     _, _, outcome, path = desk.told.wait(2)[1]
-    assert (outcome, Path(path).name) == ("done", "profile-step-102-103.json.gz")
+    assert (outcome, Path(path).name) == ("done", "profile-rank0-step-102.json.gz")
     assert Path(path).stat().st_size > 0
 
 
@@ -201,5 +201,5 @@ def test_a_profile_that_nobody_can_write_is_a_failure(tmp_path: Path) -> None:
 def test_a_profile_ends_with_the_run(desk: Desk) -> None:
     desk.open({"rule": "KLRunaway", "do": "profile", "steps": 100}).answer(KL_RUNAWAY)
     desk.profiling.at_step_end(1)
-    desk.profiling.close()
+    desk.profiling.close(1)
     assert desk.told.wait(1)[0][2] == "done"

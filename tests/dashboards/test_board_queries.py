@@ -184,7 +184,7 @@ def test_every_panel_shows_something_of_the_runs_it_is_for(path: Path, watched: 
 
 ELSEWHERE = {
     "Sampler against trainer",  # vLLM samples
-    "GPU memory",  # of a run: there is no GPU here; System is shown a made-up one
+    "GPU-hours in vain", "GPU memory",  # of a run: there is no GPU here; System is shown a made-up one
     "Value loss over policy loss", "KL penalty over policy loss",  # absent while the policy loss is near 0
     "Growth of GPU memory", "Growth of memory", "Time until memory is full",  # after minutes of samples
     "Divergence from the teacher", "Evaluation",  # of these runs none distils, and GRPO's alone evaluates

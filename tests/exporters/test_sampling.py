@@ -128,8 +128,15 @@ def test_kept_is_counted_by_reason_from_zero() -> None:
     for step in range(1, 21):
         offer(policy, step, slow=step == 5, anomalous=step == 13)
     assert policy.kept == {
-        "failed": 0, "anomaly": 1, "slow": 1, "first": 1, "one_in_k": 2, "before_anomaly": 2,
+        "failed": 0, "anomaly": 1, "slow": 1, "profiled": 0, "first": 1, "one_in_k": 2, "before_anomaly": 2,
     }  # fmt: skip
+
+
+def test_a_profiled_step_is_kept_as_that_unless_there_is_more_to_say() -> None:
+    policy = after_first()
+    for step, slow, reason in ((2, False, "profiled"), (3, True, "slow")):
+        record = StepRecord(step, 0.0, StepKind.GENERATE, 0, 1, 0, profile="/a/profile")
+        assert [why for _, why in policy.offer(record, slow, [], False)] == [reason]
 
 
 def test_sampling_is_known_before_the_step() -> None:
