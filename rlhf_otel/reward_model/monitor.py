@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, Final
@@ -58,6 +59,7 @@ class RewardModelMonitor:
         self._rescore_every = rescore_every
         self._background = Background(name="rlhf_otel-reward-model")
         self._background.start()
+        weakref.finalize(self, self._background.stop, 0.0)  # the thread ends with its monitor
         self._lock = threading.Lock()
         self._windows: dict[str, Window] = {}
         self._calls: dict[str, Calls] = {}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import pickle
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +252,16 @@ def test_a_real_run_is_the_same_with_it(tmp_path: Path) -> None:
     assert found.calls.scores == found.reliability.scores > 40
     assert found.reliability.consistency in (None, 1.0)
     assert found.calls.slowest_s > 0
+
+
+def test_the_thread_ends_with_its_monitor() -> None:
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "rlhf_otel-reward-model"}
+
+    before = threads()
+    monitor = RewardModelMonitor()
+    (own,) = threads() - before
+    del monitor
+    gc.collect()
+    own.join(30)
+    assert not own.is_alive()
