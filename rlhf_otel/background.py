@@ -96,6 +96,7 @@ class Background:
                     faults.record(
                         "background", error, f"running {getattr(function, '__qualname__', function)}"
                     )
+                del function, arguments  # while this thread waits it keeps nothing alive
                 if self._jobs and not self._hurried:
                     sleep(WAY_S)
             if last_round:

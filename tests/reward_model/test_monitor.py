@@ -261,6 +261,8 @@ def test_the_thread_ends_with_its_monitor() -> None:
     before = threads()
     monitor = RewardModelMonitor()
     (own,) = threads() - before
+    monitor.observe("length", [1.0, 2.0], ["one", "two"])
+    monitor.judge_all()
     del monitor
     gc.collect()
     own.join(30)
