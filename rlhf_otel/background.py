@@ -77,6 +77,8 @@ class Background:
         if self._thread is None:
             return True
         self._stopping = self._hurried = True
+        if self._thread is threading.current_thread():  # a job of its own asks: it ends after that
+            return False
         self._rouse()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
