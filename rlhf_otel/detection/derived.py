@@ -28,7 +28,8 @@ def add_derived(record: StepRecord) -> None:
 
 
 def _add_of_functions(values: dict[str, float], functions: Mapping[str, tuple[float, float]]) -> None:
-    means, deviations = [], []
+    means: list[float] = []
+    deviations: list[float] = []
     for mean, deviation in functions.values():
         if mean == mean:
             means.append(abs(mean))
