@@ -93,7 +93,8 @@ class Baseline:
             self._warm_up(value)
             return Statistics(average, None, None, None, None, None)
         mean, resolution, reference = self.mean, self._resolution, self.reference
-        scale = self.deviation / MOVING_RANGE
+        deviation, usual = self.deviation, self.spread
+        scale = deviation / MOVING_RANGE
         if scale < resolution:
             scale = resolution
         relative = self._relative * (mean if mean >= 0.0 else -mean)
@@ -115,7 +116,7 @@ class Baseline:
                 cusum,
             ),
         )
-        spread = NORMAL_MEAN_DEVIATION * self.spread
+        spread = NORMAL_MEAN_DEVIATION * usual
         bound = OUTLIER_SCALES * (scale if scale > spread else spread)
         if -bound <= delta <= bound:
             self.outliers = 0
@@ -128,8 +129,8 @@ class Baseline:
             change = -change
         self.last = value
         self.mean = mean + _SLOW * delta
-        self.spread += _SLOW * ((delta if delta >= 0.0 else -delta) - self.spread)
-        self.deviation += _SLOW * ((change if change < bound else bound) - self.deviation)
+        self.spread = usual + _SLOW * ((delta if delta >= 0.0 else -delta) - usual)
+        self.deviation = deviation + _SLOW * ((change if change < bound else bound) - deviation)
         return statistics
 
     def _warm_up(self, value: float) -> None:

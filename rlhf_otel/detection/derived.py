@@ -28,13 +28,18 @@ def add_derived(record: StepRecord) -> None:
 
 
 def _add_of_functions(values: dict[str, float], functions: Mapping[str, tuple[float, float]]) -> None:
-    means = [abs(mean) for mean, _ in functions.values() if mean == mean]
-    deviations = [deviation for _, deviation in functions.values() if deviation == deviation]
+    means: list[float] = []
+    deviations: list[float] = []
+    for mean, deviation in functions.values():
+        if mean == mean:
+            means.append(abs(mean))
+        if deviation == deviation:
+            deviations.append(deviation)
     values.setdefault("unscored_ratio", 1.0 if len(means) < len(functions) else 0.0)
     if deviations:
         values.setdefault("constant_reward_functions_ratio", deviations.count(0.0) / len(deviations))
-    if len(means) > 1 and sum(means) > 0:
-        values.setdefault("reward_function_share", max(means) / sum(means))
+    if len(means) > 1 and (total := sum(means)) > 0:
+        values.setdefault("reward_function_share", max(means) / total)
 
 
 def _add_of_phases(record: StepRecord) -> None:

@@ -23,6 +23,7 @@ LARGEST: Final = 1000.0
 
 _SLOW: Final = 2.0 / (SLOW_STEPS + 1)
 _LAG: Final = (1 - _SLOW) / _SLOW
+_AHEAD: Final = 1 + 1 / _LAG
 
 
 class Drift:
@@ -45,8 +46,9 @@ class Drift:
         if self.count < WARM_UP:
             self._warm_up(value, change)
             return None
-        forecast = self.first + (self.first - self.second) * (1 + 1 / _LAG)
-        noise = self.noise if self.noise > 1e-12 else 1e-12
+        first, second, usual = self.first, self.second, self.noise
+        forecast = first + (first - second) * _AHEAD
+        noise = usual if usual > 1e-12 else 1e-12
         error = (value - forecast) / noise
         if error > CLIP:
             error = CLIP
@@ -55,11 +57,10 @@ class Drift:
         up, down = self.up + error - ALLOWANCE, self.down - error - ALLOWANCE
         self.up = up = LARGEST if up > LARGEST else up if up > 0.0 else 0.0
         self.down = down = LARGEST if down > LARGEST else down if down > 0.0 else 0.0
-        learnt = forecast + error * noise
-        self.first += _SLOW * (learnt - self.first)
-        self.second += _SLOW * (self.first - self.second)
+        self.first = first = first + _SLOW * (forecast + error * noise - first)
+        self.second = second + _SLOW * (first - second)
         bound = CLIP * noise
-        self.noise += _SLOW * ((change if change < bound else bound) - self.noise)
+        self.noise = usual + _SLOW * ((change if change < bound else bound) - usual)
         return up if up >= down else -down
 
     def _warm_up(self, value: float, change: float) -> None:
