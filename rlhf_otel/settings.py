@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from rlhf_otel import traces_sampler
 from rlhf_otel.action_settings import ActionSettings
 from rlhf_otel.catalogue.rules import Rule
 from rlhf_otel.detection.rule_text import nearest
@@ -92,7 +93,11 @@ class Settings(BaseModel):
         description="Whether [reports](reports.md) are written beside the journal when the run ends; needs the extra "
         "`[report]`.",
     )
-    trace_one_in: int = Field(100, ge=1, description="One in so many healthy steps is kept as a trace.")
+    trace_one_in: int = Field(
+        100,
+        ge=1,
+        description="One in so many healthy steps is kept as a trace; OTEL_TRACES_SAMPLER says so too.",
+    )
     stall_floor_s: float = Field(
         300.0, gt=0, description="Seconds without a step that never count as a stall."
     )
@@ -241,7 +246,11 @@ def _environment() -> tuple[dict[str, Any], dict[str, str]]:
     for variable, value in os.environ.items():
         if variable.startswith(PREFIX) and value != "":
             variables[variable.removeprefix(PREFIX).lower()] = variable
-    return {field: os.environ[variable] for field, variable in variables.items()}, variables
+    values: dict[str, Any] = {field: os.environ[variable] for field, variable in variables.items()}
+    sampled = traces_sampler.one_in()
+    if sampled is not None and "trace_one_in" not in values:
+        values["trace_one_in"], variables["trace_one_in"] = sampled, traces_sampler.SAMPLER
+    return values, variables
 
 
 def _file(path: str | Path) -> dict[str, Any]:

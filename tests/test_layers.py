@@ -24,6 +24,7 @@ FLOOR = {
     "detection": 1,
     "rule_files": 2,
     "settings": 2,
+    "traces_sampler": 1,
     "checkpoints": 2,
     "exporters": 2,
     "resumption": 2,

@@ -95,6 +95,7 @@ class Attribute(StrEnum):
     STEP_KIND = "rlhf.step.kind"
     KEPT_BECAUSE = "rlhf.trace.kept_because"
     PROFILE_PATH = "rlhf.profile.path"
+    PREVIOUS_STEP = "rlhf.trace.previous_step"
     PHASE = "rlhf.phase"
     PHASE_SCOPE = "rlhf.phase.scope"
     PHASE_DETAIL = "rlhf.phase.detail"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from rlhf_otel import traces_sampler
 from rlhf_otel.errors import ConfigurationError
 
 PROTOCOLS: Final = ("http/protobuf", "grpc")
@@ -39,6 +40,8 @@ def otlp_destination() -> Destination:
     """
     key, endpoint = _setting("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     if not endpoint or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return Destination(key, "")
+    if traces_sampler.off():
         return Destination(key, "")
     choice, chosen = _setting("OTEL_TRACES_EXPORTER")
     exporters = {name.strip() for name in (chosen or "otlp").split(",")}

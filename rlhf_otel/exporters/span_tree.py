@@ -130,14 +130,19 @@ def build_spans(
     anomalies: Sequence[Anomaly],
     kept_because: str,
     resource: Resource,
+    previous: int | None = None,
 ) -> list[ReadableSpan]:
-    """The spans of one rank's step: ``rlhf.step`` first, then its phases in the record's order."""
+    """The spans of one rank's step: ``rlhf.step`` first, then its phases in the record's order.
+
+    ``previous`` is the step kept before it, to which it links.
+    """
     trace, rank = trace_id(identity.run_id, identity.attempt, record.step), identity.rank
     parents = phase_parents(record.phases)
     kept = _longest(record.phases)
     contexts = _contexts(trace, rank, record.phases, kept)
     to_unix = record.time_ns - record.end_ns
-    spans = [_step_span(record, identity, anomalies, kept_because, contexts[_STEP], resource)]
+    links = [_run_link(identity), *_previous_link(identity, previous)]
+    spans = [_step_span(record, identity, anomalies, kept_because, contexts[_STEP], resource, links)]
     for index in kept:
         phase, parent = record.phases[index], parents[index]
         while parent not in contexts:
@@ -191,6 +196,7 @@ def _step_span(
     kept_because: str,
     context: SpanContext,
     resource: Resource,
+    links: Sequence[Link],
 ) -> ReadableSpan:
     trace = context.trace_id
     parent = None if identity.rank == 0 else context_of(trace, root_span_id(trace), is_remote=True)
@@ -203,7 +209,7 @@ def _step_span(
         _step_attributes(record, identity, kept_because),
         resource,
         events=[_event(anomaly) for anomaly in anomalies],
-        links=[_run_link(identity)],
+        links=links,
         status=_status(_what_failed(record, anomalies, kept_because)),
     )
 
@@ -286,6 +292,17 @@ def _run_link(identity: RunIdentity) -> Link:
 
     trace = run_trace_id(identity.run_id, identity.attempt)
     return Link(context_of(trace, root_span_id(trace), is_remote=True))
+
+
+def _previous_link(identity: RunIdentity, previous: int | None) -> list[Link]:
+    from opentelemetry.trace import Link
+
+    if previous is None:
+        return []
+    trace = trace_id(identity.run_id, identity.attempt, previous)
+    return [
+        Link(context_of(trace, step_span_id(trace, identity.rank)), {Attribute.PREVIOUS_STEP.value: previous})
+    ]
 
 
 @functools.cache

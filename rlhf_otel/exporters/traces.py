@@ -14,6 +14,7 @@ import random
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 logger = logging.getLogger("rlhf_otel")
+
+LINKABLE_STEPS: Final = 64
+"""Steps that were sent and that a later one may link to: they do not always come in their order."""
 
 SDK_JITTER: Final = (
     "opentelemetry.exporter.otlp.common.http",
@@ -69,6 +73,7 @@ class TraceExporter:
         self._resource = resource or _resource(identity)
         self._created_ns = time.time_ns()
         self._run_span_due = identity.rank == 0
+        self._exported_steps: deque[int] = deque(maxlen=LINKABLE_STEPS)
         self._delivery = _Delivery(span_exporter, endpoint, max_pending)
         self._processor = BatchSpanProcessor(cast("SpanExporter", self._delivery), max_queue_size=max_pending)
         self._errands = _Errands()
@@ -109,13 +114,15 @@ class TraceExporter:
         """Queue a kept step's spans: all of them, or none when the queue is full."""
         if os.getpid() != self._pid:
             return
-        spans = build_spans(record, self._identity, anomalies, kept_because, self._resource)
+        previous = max((step for step in self._exported_steps if step < record.step), default=None)
+        spans = build_spans(record, self._identity, anomalies, kept_because, self._resource, previous)
         if self._run_span_due:
             spans.insert(0, self._run_span(spans[0]))
         self._delivery.lose(max(0, len(record.phases) - MAX_PHASES))
         if not self._delivery.admit(len(spans)):
             return
         self._run_span_due = False
+        self._exported_steps.append(record.step)
         for span in spans:
             self._processor.on_end(span)
 

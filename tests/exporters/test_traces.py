@@ -104,6 +104,10 @@ def check_content(receiver: Receiver) -> None:
     (event,) = step.span.events
     assert otlp_receiver.attributes_of(event.attributes)["rlhf.anomaly.rule"] == "NonFinite"
     assert step.span.links[0].span_id == spans["rlhf.run"].span.span_id
+    assert len(step.span.links) == 1, "there was none before it"
+    before = steps[1].span.links[1]
+    assert (before.trace_id, before.span_id) == (step.span.trace_id, step.span.span_id)
+    assert otlp_receiver.attributes_of(before.attributes) == {"rlhf.trace.previous_step": 3}
     assert spans["rlhf.run"].span.trace_id == run_trace_id("run-7", 1).to_bytes(16, "big")
     assert spans["rlhf.reward_function"].attributes["rl.reward.function"] == "reward_0"
     assert spans["rlhf.reward_function"].span.parent_span_id == spans["rlhf.reward"].span.span_id
