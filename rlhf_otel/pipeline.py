@@ -373,7 +373,8 @@ class Pipeline:
         said = {key: value for key, value in told.items() if key not in ("step", "time")}
         if said != self._health_told:
             self._health_told = said
-            self._write(told)
+            with faults.isolated("journal", "writing health to the journal"):
+                self._write(told)
 
     def _answered(self, anomalies: list[Anomaly]) -> list[Anomaly]:
         if self.answer is None:

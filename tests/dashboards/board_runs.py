@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,29 @@ PATIENCE_S = 120
 """For analyses, which run at idle priority."""
 
 
-def _observer(name: str, folder: Path, targets: Path) -> Any:
+def _observer(name: str, folder: Path, targets: Path, **settings: Any) -> Any:
     from rlhf_otel.callback import TelemetryCallback
 
     return TelemetryCallback(
-        metrics_port=0, run_id=name, team="team", owner="me", file_sd=targets, journal=folder / "journal"
+        metrics_port=0,
+        run_id=name,
+        team="team",
+        owner="me",
+        file_sd=targets,
+        journal=folder / "journal",
+        **settings,
     )
+
+
+def _monitor(names: Sequence[str]) -> Any:
+    """Watches rewards of which there are scores from before, and labelled pairs."""
+    from rlhf_otel.reward_model import RewardModelMonitor
+
+    monitor = RewardModelMonitor(rescore_every=2)
+    for name in names:
+        monitor.set_reference(name, [number % 9 / 8 for number in range(128)])
+        monitor.calibrate(name, [0.9, 0.7, 0.4, 0.8], [0.2, 0.1, 0.6, 0.3])
+    return monitor
 
 
 def _pace() -> Any:
@@ -66,10 +84,11 @@ def grpo(folder: Path, targets: Path) -> None:
         scores = variety(completions)
         return [math.nan, *scores[1:]] if trainer_state.global_step == STRIKES - 1 else scores
 
+    monitor = _monitor(("broken", "numbers"))
     build_trainer(
         folder,
-        [_observer("grpo", folder, targets), _pace()],
-        reward_funcs=(broken, numbers),
+        [_observer("grpo", folder, targets, reward_monitor=monitor), _pace()],
+        reward_funcs=(monitor.wrap(broken), monitor.wrap(numbers)),
         max_steps=STEPS,
         eval_prompts=8,
         eval_strategy="steps",
