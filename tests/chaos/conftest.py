@@ -19,7 +19,6 @@ import psutil
 import pytest
 from otlp_receiver import wait_until
 from outcomes import Outcome, outcome
-from processes import Nursery
 
 from rlhf_otel import serving
 from rlhf_otel.sources import profiling_seam
@@ -33,16 +32,8 @@ def unobserved(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return outcome(tmp_path_factory.mktemp("unobserved"))
 
 
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    """Where training processes come from."""
-    made = Nursery()
-    yield made
-    made.close()
-
-
 @pytest.fixture(autouse=True)
-def _nothing_is_left(unobserved: Outcome, nursery: Nursery) -> Iterator[None]:
+def _nothing_is_left(unobserved: Outcome) -> Iterator[None]:
     threads, descriptors, children = set(threading.enumerate()), _descriptors(), _children()
     yield
     wait_until(lambda: serving.address() is None, GONE_WITHIN_S)

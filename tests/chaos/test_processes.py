@@ -4,6 +4,7 @@ without telemetry, step by step, and no step that the journal should have is mis
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -39,6 +40,14 @@ def digests(nursery: Nursery, scenario: str, folder: Path) -> tuple[int, list[st
     training = nursery.start(scenario, folder, LINGER_S="0")
     status = training.wait()
     return status, (folder / "digests").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """Where training processes come from."""
+    made = Nursery()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,9 @@ def test_targets_that_do_not_answer_are_shown_beside_those_that_do(
 def test_a_journal_is_read_on_as_it_grows(run: tuple[str, Path], tmp_path: Path) -> None:
     lines = (run[1] / "journal-00000.jsonl").read_bytes().splitlines(keepends=True)
     grown = tmp_path / "journal-00000.jsonl"
-    grown.write_bytes(b"".join(lines[:4]) + lines[4][:40])
+    of_steps = [number for number, line in enumerate(lines) if json.loads(line)["type"] == "step"]
+    third = of_steps[2]
+    grown.write_bytes(b"".join(lines[: third + 1]) + lines[third + 1][:20])
     look = look_of(str(tmp_path))
     assert (look()[0].step, look()[0].state) == (3, "running")
     grown.write_bytes(b"".join(lines))
