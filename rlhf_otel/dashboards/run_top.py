@@ -128,7 +128,7 @@ ANOMALIES: Final = Panel(
             unit="dateTimeFromNow",
         ),
     ),
-    "nothing fired in this attempt: good",
+    "nothing fired in this attempt: good; of a run that has ended, choose a time when it went on",
     width=16,
     height=7,
     columns=("severity", "rule", "trace_id"),
