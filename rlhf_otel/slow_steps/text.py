@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from rlhf_otel.catalogue.spans import PHASE_BY_NAME, Scope
 from rlhf_otel.slow_steps.explanation import Explanation
 from rlhf_otel.slow_steps.reading import Steps
 
@@ -14,7 +15,7 @@ WORTH_NAMING: Final = 0.05
 
 
 def report(found: Steps, explained: Sequence[Explanation], slowest: int) -> str:
-    """The slowest steps, each with the phases that made it slow."""
+    """The slowest steps, each with the phases that made it slow, on every rank that is known."""
     ranks = {step.rank for step in found.steps}
     lines = [f"{_count(len(found.steps), 'step')} of {_count(len(ranks), 'rank')}"]
     if found.run_id:
@@ -26,9 +27,29 @@ def report(found: Steps, explained: Sequence[Explanation], slowest: int) -> str:
         )
     lines += [f"{sentence}." for sentence in found.waste]
     several = len(ranks) > 1
-    for one in explained[:slowest]:
-        lines += ["", *_step(one, several)]
+    for ranks_of_step in _by_step(explained)[:slowest]:
+        lines.append("")
+        for one in ranks_of_step:
+            lines += _step(one, several)
     return "\n".join(lines) + "\n"
+
+
+def _by_step(explained: Sequence[Explanation]) -> list[list[Explanation]]:
+    """Steps in the order given; of a step's ranks those first whose own work took longer: the others wait for them."""
+    steps: dict[int, list[Explanation]] = {}
+    for one in explained:
+        steps.setdefault(one.step.step, []).append(one)
+    return [sorted(ranks, key=_waited) for ranks in steps.values()]
+
+
+def _waited(one: Explanation) -> bool:
+    """Whether most of what a step took too long went to a phase in which ranks wait for each other."""
+    return bool(one.phases) and _is_collective(one.phases[0][0])
+
+
+def _is_collective(name: str) -> bool:
+    phase = PHASE_BY_NAME.get(name.partition(" ")[0])
+    return phase is not None and phase.scope is Scope.COLLECTIVE
 
 
 def _step(one: Explanation, several: bool) -> Iterator[str]:
@@ -41,7 +62,8 @@ def _step(one: Explanation, several: bool) -> Iterator[str]:
     )
     excess = [row for row in one.phases if row[1] - row[2] > WORTH_NAMING * max(one.excess_us, 0.0)]
     for name, spent, usual in excess[:PHASES_SHOWN]:
-        yield f"  {name:<32} {_time(spent):>9}, usually {_time(usual):>9}  (+{_time(spent - usual)})"
+        waits = "; ranks wait for each other in it" if several and _is_collective(name) else ""
+        yield f"  {name:<32} {_time(spent):>9}, usually {_time(usual):>9}  (+{_time(spent - usual)}{waits})"
     if not excess:
         yield "  no phase took longer than usual"
     if step.profile:

@@ -140,6 +140,27 @@ def test_the_report_reads_like_an_answer() -> None:
     ]
 
 
+def test_the_rank_whose_own_work_was_slow_comes_before_those_that_waited_for_it() -> None:
+    from rlhf_otel.slow_steps import Steps
+
+    def waiting(number: int, us: float = 200.0) -> TracedStep:
+        own = step(number, 200.0)
+        phases = [TracedPhase("reward", "", 10, us, -1)]
+        return own._replace(duration_us=us + 100, phases=phases)
+
+    steps = [*(waiting(number) for number in (1, 2)), waiting(3, 901_000)]
+    steps += [step(1, rank=1), step(2, rank=1), step(3, 900_000, rank=1)]
+    text = report(Steps("r", steps, frozenset()), explain(steps), slowest=1)
+
+    assert [line.split(" (")[0] for line in text.splitlines()[2:]] == [
+        "step 3 on rank 1",
+        "  reward_function accuracy          900.0 ms, usually    0.2 ms ",
+        "step 3 on rank 0",
+        "  reward                            901.0 ms, usually    0.2 ms ",
+    ]
+    assert text.splitlines()[-1].endswith("; ranks wait for each other in it)")
+
+
 @pytest.mark.parametrize("content", ["", "not json\n", "{}", '{"traceEvents": 3}'])
 def test_what_is_no_trace_is_refused_with_a_word(tmp_path: Path, content: str) -> None:
     path = tmp_path / "trace-rank0.json"
