@@ -93,8 +93,14 @@ COLLECTORS: dict[str, Callable[[], contextlib.AbstractContextManager[str]]] = {
 @pytest.mark.parametrize(
     ("fault", "protocol"),
     [
-        *((fault, "http/protobuf") for fault in COLLECTORS),
-        *((fault, "grpc") for fault in ("down", "hanging", "resetting")),
+        ("hanging", "http/protobuf"),
+        ("refusing", "http/protobuf"),
+        ("down", "grpc"),
+        *(
+            pytest.param(fault, "http/protobuf", marks=pytest.mark.slow)
+            for fault in ("down", "resetting", "slow", "overloaded")
+        ),
+        *(pytest.param(fault, "grpc", marks=pytest.mark.slow) for fault in ("hanging", "resetting")),
     ],
 )
 def test_a_collector_of_spans_that_does_not_take_them(

@@ -90,7 +90,9 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type, str], Non
     release.set()
 
 
-@pytest.mark.parametrize("part", ["rules", "journal", "checkpoints"])
+@pytest.mark.parametrize(
+    "part", ["rules", *(pytest.param(part, marks=pytest.mark.slow) for part in ("journal", "checkpoints"))]
+)
 def test_a_part_that_never_returns(
     part: str,
     unobserved_with_checkpoints: Outcome,
@@ -103,6 +105,7 @@ def test_a_part_that_never_returns(
     assert outcome(tmp_path, [telemetry], **SAVES) == unobserved_with_checkpoints
 
 
+@pytest.mark.slow
 def test_a_queue_that_is_full(
     unobserved: Outcome,
     stuck: Callable[[type, str], None],

@@ -30,7 +30,7 @@ HARD = ("vanish", "kill")
 """Ends in which no handler runs: what waited to be written, of the last steps, is lost."""
 
 
-SELDOM = ("workers", "exits", "terminate_and_stop", "terminate_and_fail_later")
+SELDOM = ("workers", "exits", "keyboard", "vanish", "terminate_and_stop", "terminate_and_fail_later")
 """Slow, or little different from another: not in each run of the tests."""
 
 
