@@ -48,6 +48,7 @@ def fires(prometheus: Prometheus, rule: str) -> Any:
     return next((alert for alert in prometheus.alerts() if alert["labels"]["rule"] == rule), None)
 
 
+@pytest.mark.slow
 def test_a_slow_rank_is_named_and_a_preemption_pages_nobody(tmp_path: Path) -> None:
     targets = tmp_path / "targets"
     slowed = variables(tmp_path, RANK_TEST_PACE_S="0.1", RANK_TEST_SLOW="1:0.5")
