@@ -31,7 +31,8 @@ from machine import headline, machine
 
 from rlhf_otel.catalogue.rules import RULES
 from rlhf_otel.cli.replay import replay
-from rlhf_otel.exporters.journal import JournalWriter, step_record
+from rlhf_otel.exporters.journal import JournalWriter
+from rlhf_otel.exporters.journal_records import step_record
 from rlhf_otel.replay import Replay, open_log
 
 TARGET: Final = 20_000

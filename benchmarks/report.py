@@ -26,7 +26,8 @@ from machine import headline, machine
 
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import Outcome
-from rlhf_otel.exporters.journal import JournalWriter, end_record, run_record
+from rlhf_otel.exporters.journal import JournalWriter
+from rlhf_otel.exporters.journal_records import end_record, run_record
 from rlhf_otel.records import RunEnd, RunIdentity
 
 MAX_SECONDS: Final = 5.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,26 +17,19 @@ from typing import Any, Final
 from rlhf_otel import faults
 from rlhf_otel.background import Background
 from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS, MAX_TRAINER_METRICS, STEP_DURATION_BUCKETS
-from rlhf_otel.catalogue.rules import Rule, Severity, compared
-from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
+from rlhf_otel.catalogue.rules import Severity, compared
+from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.checkpoints.process import Analysis, signals
-from rlhf_otel.detection.baselines import Baselines
 from rlhf_otel.detection.derived import add_evaluation_gap
-from rlhf_otel.detection.detector import Detector
-from rlhf_otel.detection.epochs import Epochs
 from rlhf_otel.detection.health import HealthScores
+from rlhf_otel.detection.of_a_rank import judges_of
 from rlhf_otel.detection.waste import WasteTotals, account
-from rlhf_otel.exporters.earlier_attempt import lost_seconds
-from rlhf_otel.exporters.journal import (
-    JournalWriter,
-    anomaly_record,
+from rlhf_otel.exporters.journal_records import (
     checkpoint_analysis_record,
     end_record,
-    health_record,
     ledger_record,
     run_record,
-    step_record,
 )
 from rlhf_otel.records import (
     Anomaly,
@@ -49,6 +42,7 @@ from rlhf_otel.records import (
     StepRecord,
     TelemetryCounts,
 )
+from rlhf_otel.run_journal import RunJournal
 from rlhf_otel.settings import Settings
 from rlhf_otel.sources import trl_keys
 from rlhf_otel.sources.environment import environment
@@ -76,14 +70,12 @@ class Pipeline:
         self.identity = identity
         self._settings = settings
         measurable = trl_keys.measurable(identity.algorithm, monitored)
-        self._baselines, self._detector = _judges(identity.rank, measurable, settings.rule_set)
+        self._baselines, self._detector = judges_of(identity.rank, measurable, settings.rule_set)
         self._health_scores = HealthScores(self._detector.rules) if identity.rank == 0 else None
-        self._health_told: Mapping[str, Any] = {}
         self._background = Background()
         self.submit: Callable[..., object] = self._background.submit
         """Runs a call on the background thread, in order."""
-        self._journal = JournalWriter(directory) if directory is not None and identity.rank == 0 else None
-        self._epochs = Epochs()
+        self._journal = RunJournal(directory if identity.rank == 0 else None)
         self._waste = WasteTotals()
         self._traces = StepTraces(identity, directory, settings.trace_one_in)
         self._dropped = {"reward_function": 0, "key": 0}
@@ -135,7 +127,7 @@ class Pipeline:
 
     def note(self, record: dict[str, Any]) -> None:
         """Add a record to the journal, in its turn; any thread."""
-        self._submit(record)
+        self._background.submit(self._journal.write, record)
 
     def start(
         self,
@@ -195,7 +187,6 @@ class Pipeline:
             telemetry_s=telemetry_s,
         )
         self._deliver(record, statistics, anomalies)
-        self._tell_health(record.step, record.time_ns)
         return anomalies
 
     def failed_step(self, record: StepRecord) -> list[Anomaly]:
@@ -210,7 +201,6 @@ class Pipeline:
             verdicts=self._detector.verdicts,
         )
         self._deliver(record, {}, anomalies, failed=True)
-        self._tell_health(record.step, record.time_ns)
         return anomalies
 
     def evaluation(self, values: Mapping[str, float], step: int, time_s: float) -> None:
@@ -219,7 +209,7 @@ class Pipeline:
         self.snapshot = snapshot._replace(
             evaluation={**snapshot.evaluation, **values}, evaluations=snapshot.evaluations + 1
         )
-        self._write({"type": "evaluation", "step": step, "time": time_s, "values": dict(values)})
+        self._journal.write({"type": "evaluation", "step": step, "time": time_s, "values": dict(values)})
 
     def checkpoint(self, step: int, path: str) -> None:
         """A checkpoint has been saved."""
@@ -256,14 +246,13 @@ class Pipeline:
             time_ns, int(self.snapshot.time_s * 1e9)
         )  # no earlier than progress, whatever the clock did
         self._end = RunEnd(outcome, time_ns, self.snapshot.step if step is None else step, reason)
-        self._background.submit(self._end_epoch)
-        self._submit(end_record(self._end))
+        self._background.submit(self._journal.end_epoch)
+        self.note(end_record(self._end))
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Hand on what is queued and end the background thread, within twice ``timeout_s``; in half of that
         where the thread has been hanging already."""
-        if self._journal is not None:
-            self._background.submit(self._journal.close)
+        self._background.submit(self._journal.close)
         self._background.submit(self._traces.end)
         self._background.submit(self._traces.close_file)
         self._background.stop(timeout_s if self._drained else 0.0)
@@ -274,14 +263,14 @@ class Pipeline:
     def telemetry(self, scrapes: int, scrape_s: float) -> TelemetryCounts:
         """What telemetry cost and lost so far."""
         dropped = {"background": self._background.dropped}
-        if self._journal is not None:
+        if self._journal.dropped is not None:
             dropped["journal"] = self._journal.dropped
         if self._traces.dropped is not None:
             dropped["traces"] = self._traces.dropped
         return TelemetryCounts(
             queued=self._background.queued,
             dropped=dropped,
-            journal_bytes=self._journal.bytes_written if self._journal is not None else 0,
+            journal_bytes=self._journal.bytes_written,
             spans_exported=self._traces.exported,
             scrapes=scrapes,
             scrape_s=scrape_s,
@@ -308,13 +297,12 @@ class Pipeline:
         record = run_record(self.identity, config)
         with faults.isolated("sources", "looking at the environment"):
             record["environment"] = environment()
-        if self._journal is not None and self.identity.attempt > 1:
-            with faults.isolated("journal", "reading what the attempt before left"):
-                lost = lost_seconds(self._journal.directory, self.identity.run_id, resumed_s)
-                self._waste.add_restart(lost)
-                record |= {"lost_s": round(lost, 3)} if lost else {}
+        if self.identity.attempt > 1:
+            lost = self._journal.lost_seconds(self.identity.run_id, resumed_s)
+            self._waste.add_restart(lost)
+            record |= {"lost_s": round(lost, 3)} if lost else {}
         self.snapshot = self.snapshot._replace(wasted=self._waste.seconds)
-        self._write(record)
+        self._journal.write(record)
 
     def _checkpointed(self, record: dict[str, Any]) -> None:
         snapshot, saved = self.snapshot, (record["step"], record["time"])
@@ -323,17 +311,17 @@ class Pipeline:
             last_checkpoint=saved,
             saved=(*snapshot.saved, saved)[-CHECKPOINTS_KEPT_IN_MIND:],
         )
-        self._write(record)
+        self._journal.write(record)
 
     def _close_ledger(self, phase_seconds: dict[str, float], gpus: int, step: int) -> None:
         self._waste.devices = gpus
-        self._write(ledger_record(phase_seconds, self._waste.seconds, gpus, step))
+        self._journal.write(ledger_record(phase_seconds, self._waste.seconds, gpus, step))
         for sentence in self._waste.sentences() if self.identity.rank == 0 else ():
             logger.info("run %s: %s", self.identity.run_id, sentence)
 
     def analysed(self, analysis: Analysis) -> None:
         """A saved checkpoint has been analysed: show it at once, though rules see it at the next step."""
-        self._write(checkpoint_analysis_record(analysis))
+        self._journal.write(checkpoint_analysis_record(analysis))
         if analysis.error:
             return
         self._values = {**self._values, **signals(analysis)}
@@ -364,17 +352,6 @@ class Pipeline:
         with faults.isolated("detection", "scoring a step's health"):
             return self._health_scores.observe(self._values, statistics, self._detector.verdicts)
         return Health()  # type: ignore[unreachable]  # isolated() may swallow the exception
-
-    def _tell_health(self, step: int, time_ns: int) -> None:
-        """Into the journal, where it differs from what was told last by a hundredth."""
-        if self._health_scores is None:
-            return
-        told = health_record(self.snapshot.health, step, time_ns)
-        said = {key: value for key, value in told.items() if key not in ("step", "time")}
-        if said != self._health_told:
-            self._health_told = said
-            with faults.isolated("journal", "writing health to the journal"):
-                self._write(told)
 
     def _answered(self, anomalies: list[Anomaly]) -> list[Anomaly]:
         if self.answer is None:
@@ -407,20 +384,6 @@ class Pipeline:
 
     # --- exporters
 
-    def _submit(self, record: dict[str, Any]) -> None:
-        self._background.submit(self._write, record)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        if self._journal is not None:
-            self._journal.write(record)
-
-    def _end_epoch(self) -> None:
-        self._write_epoch(self._epochs.end(), time.time())
-
-    def _write_epoch(self, summary: dict[str, Any] | None, time_s: float) -> None:
-        if summary is not None:
-            self._write({"type": "epoch", "time": time_s, **summary})
-
     def _deliver(
         self,
         record: StepRecord,
@@ -428,21 +391,7 @@ class Pipeline:
         anomalies: list[Anomaly],
         failed: bool = False,
     ) -> None:
-        with faults.isolated("journal", "writing a step to the journal"):
-            self._write(step_record(record))
-            for anomaly in anomalies:
-                self._write(anomaly_record(anomaly))
-            if self._journal is not None and not failed:
-                ended = self._epochs.observe(record.epoch, record.step, record.values)
-                self._write_epoch(ended, record.time_ns / 1e9)
+        self._journal.step(record, anomalies, whole=not failed)
         self._traces.offer(record, statistics.get("step_duration"), anomalies, failed)
-
-
-def _judges(rank: int, measurable: frozenset[str], rules: Sequence[Rule]) -> tuple[Baselines, Detector]:
-    """Rank 0 judges all that its algorithm can measure. The others, which lack its signals, judge their own step
-    time (what is worth a trace) and what is not finite, which may be on one rank alone."""
-    if rank == 0:
-        return Baselines(), Detector([rule for rule in rules if rule.needs <= measurable])
-    return Baselines((SIGNAL_BY_NAME["step_duration"],)), Detector(
-        [rule for rule in rules if rule.name == "NonFinite"]
-    )
+        if self._health_scores is not None:
+            self._journal.health(self.snapshot.health, record.step, record.time_ns)

@@ -45,6 +45,14 @@ from rlhf_otel.sources.system import SystemSampler
 from rlhf_otel.sources.trainer_seams import TrainerSeams
 from rlhf_otel.step_observer import StepObserver, sentence
 from rlhf_otel.step_recorder import StepRecorder
+from rlhf_otel.trainer_facts import (
+    arguments_of,
+    files_directory,
+    gpus_of_job,
+    journal_directory,
+    own_device,
+    trl_version,
+)
 
 logger = logging.getLogger("rlhf_otel")
 
@@ -70,13 +78,13 @@ class Run:
         self._resumed = resumed or {}
         self.recorder = PhaseRecorder()
         self.scalars = ScalarReader()
-        self.system = SystemSampler(settings.system_interval_s, ordinal=_own_device(trainer))
+        self.system = SystemSampler(settings.system_interval_s, ordinal=own_device(trainer))
         self.metrics = StepMetrics(trainer)
         self.seams = TrainerSeams(trainer, self.recorder, self.scalars)
         self._trainer = trainer
         identity = identify(settings, trainer, resumed)
         monitored = reward_monitor is not None and identity.rank == 0
-        self.pipeline = Pipeline(identity, settings, _files_directory(settings, trainer), monitored)
+        self.pipeline = Pipeline(identity, settings, journal_directory(settings, trainer), monitored)
         self.rewards = (
             RunRewards(reward_monitor, self.pipeline.note) if monitored and reward_monitor else None
         )
@@ -142,7 +150,7 @@ class Run:
             self.pipeline.traces.share(agreement, shared)
         if not told:
             self.pipeline.submit(self._agree, agreement, next_key())  # before any step: the queue is in order
-        self.pipeline.start(planned_steps, step, _config(self._trainer), self._resumed.get("saved_s"))
+        self.pipeline.start(planned_steps, step, arguments_of(self._trainer), self._resumed.get("saved_s"))
         if told or self.pipeline.identity.rank == 0:
             self._expose()
         self.pipeline.submit(self.profiling.open)
@@ -212,12 +220,12 @@ class Run:
         self._end_analysis(outcome)
         if self.rewards is not None:
             self.pipeline.submit(self.rewards.end, self._last_step)
-        self.pipeline.close_ledger(self.ledger.totals().seconds, _gpus(self._trainer), self._last_step)
+        self.pipeline.close_ledger(self.ledger.totals().seconds, gpus_of_job(self._trainer), self._last_step)
         self.pipeline.end(outcome, reason, self._last_step, FLUSH_S)
         serving.ended(self, self.settings.linger_s)
         self.pipeline.close(FLUSH_S)
         if self.settings.report == "on" and self._run_identity.rank == 0:
-            directory = _directory(self.settings, self._trainer)
+            directory = files_directory(self.settings, self._trainer)
             end_report.write(directory, wait=outcome is not Outcome.INTERRUPTED)
         if self._push is not None:
             self._push.push(FLUSH_S, last=True)
@@ -255,7 +263,7 @@ class Run:
         return RunView(
             self._run_identity,
             self.pipeline.snapshot,
-            _trl_version(),
+            trl_version(),
             phases.seconds,
             phases.counts,
             phases.function_seconds,
@@ -285,7 +293,7 @@ class Run:
     def _guard(self) -> RunGuard | None:
         if self.settings.guard == "off":
             return None
-        pipeline, directory = self.pipeline, _directory(self.settings, self._trainer)
+        pipeline, directory = self.pipeline, files_directory(self.settings, self._trainer)
         return RunGuard(self.settings, self._trainer, lambda: pipeline.identity, directory, pipeline.submit)
 
     def _analysis(self) -> CheckpointAnalysis | None:
@@ -297,7 +305,7 @@ class Run:
         return CheckpointAnalysis(lambda found: pipeline.submit(pipeline.analysed, found), reference)
 
     def _profiling(self) -> RunProfiling:
-        pipeline, directory = self.pipeline, _directory(self.settings, self._trainer)
+        pipeline, directory = self.pipeline, files_directory(self.settings, self._trainer)
         signal_name = self.settings.profile_signal
         return RunProfiling(directory, lambda: pipeline.identity, pipeline.submit, pipeline.note, signal_name)
 
@@ -389,42 +397,3 @@ class Run:
         resumption.save(checkpoint, {**state, "baselines": self.pipeline.learnt()})
         if self.analysis is not None:
             self.analysis.submit(step, checkpoint)
-
-
-def _files_directory(settings: Settings, trainer: Any) -> Path | None:
-    return None if settings.journal == "off" else _directory(settings, trainer)
-
-
-def _directory(settings: Settings, trainer: Any) -> Path:
-    """Where this package keeps its files: the journal's directory, or by the trainer's own output."""
-    if isinstance(settings.journal, Path):
-        return settings.journal
-    output = getattr(getattr(trainer, "args", None), "output_dir", None)
-    return Path(output or ".") / "rlhf_otel"
-
-
-def _own_device(trainer: Any) -> int | None:
-    """Of several ranks on a host, the ordinal of this rank's GPU among those that it sees; else None: all."""
-    if (getattr(getattr(trainer, "args", None), "world_size", 1) or 1) <= 1:
-        return None
-    ordinal = getattr(getattr(getattr(trainer, "accelerator", None), "device", None), "index", None)
-    return ordinal if isinstance(ordinal, int) else None
-
-
-def _gpus(trainer: Any) -> int:
-    """GPUs of the job: one a rank, where it trains on them."""
-    kind = getattr(getattr(getattr(trainer, "accelerator", None), "device", None), "type", "cpu")
-    world_size = getattr(getattr(trainer, "args", None), "world_size", 1) or 1
-    return 0 if kind in ("cpu", "meta") else int(world_size)
-
-
-def _config(trainer: Any) -> dict[str, Any]:
-    """The trainer's arguments, as plain values; secrets are left out by transformers itself."""
-    args = getattr(trainer, "args", None)
-    plain = getattr(args, "to_sanitized_dict", None)
-    found = plain() if plain is not None else {}
-    return dict(found) if isinstance(found, dict) else {}
-
-
-def _trl_version() -> str:
-    return str(getattr(sys.modules.get("trl"), "__version__", ""))

@@ -18,7 +18,7 @@ from rlhf_otel.assembly import Assembler
 from rlhf_otel.catalogue.metrics import MAX_REWARD_FUNCTIONS, MAX_TRAINER_METRICS
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
-from rlhf_otel.exporters.journal import step_record
+from rlhf_otel.exporters.journal_records import step_record
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import RunIdentity, StepRecord
 from rlhf_otel.settings import Settings

@@ -45,6 +45,8 @@ FLOOR = {
     "slow_steps": 3,
     "step_observer": 3,
     "step_recorder": 3,
+    "run_journal": 3,
+    "trainer_facts": 3,
     "step_traces": 3,
     "trace_context": 3,
     "__init__": 4,

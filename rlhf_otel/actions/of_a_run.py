@@ -9,7 +9,7 @@ from typing import Any, Final
 from rlhf_otel.actions.dispatch import Dispatch
 from rlhf_otel.actions.steering import Steering, next_run
 from rlhf_otel.catalogue.actions import ActionKind, ActionOutcome
-from rlhf_otel.exporters.journal import action_record
+from rlhf_otel.exporters.journal_records import action_record
 from rlhf_otel.profiling.of_a_run import RunProfiling
 from rlhf_otel.records import Anomaly, RunIdentity
 from rlhf_otel.settings import Settings

@@ -38,17 +38,22 @@ def trace(paths: tuple[Path, ...], slowest: int, chosen: range | None, export: P
     kept steps), or trace files; of several, the ranks are put together.
     """
     from rlhf_otel.errors import TraceError
-    from rlhf_otel.exporters.chrome_trace import write_file
+    from rlhf_otel.exporters.chrome_trace import TracedStep, write_file
     from rlhf_otel.slow_steps import Steps, explain, read_steps, report
 
     found = [read_steps(path) for path in paths]
-    steps = [step for each in found for step in each.steps]
-    incomplete = frozenset().union(*(each.incomplete for each in found))
+    steps: list[TracedStep] = []
+    for each in found:  # a step may be in a journal and in a trace file, and both be given
+        known = {(step.rank, step.step) for step in steps}
+        steps += [step for step in each.steps if (step.rank, step.step) not in known]
+    whole = {step.rank for each in found for step in each.steps if step.rank not in each.incomplete}
+    incomplete = frozenset().union(*(each.incomplete for each in found)) - whole
     waste = [sentence for each in found for sentence in each.waste]
     together = Steps(found[0].run_id, steps, incomplete, waste)
     explained = [one for one in explain(steps) if chosen is None or one.step.step in chosen]
     if not explained:
-        raise TraceError(f"none of these steps was found; there are {steps[0].step} to {steps[-1].step}")
+        numbers = [step.step for step in steps]
+        raise TraceError(f"none of these steps was found; there are {min(numbers)} to {max(numbers)}")
     if export is None:
         click.echo(report(together, explained, slowest), nl=False)
         return

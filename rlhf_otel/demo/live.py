@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_otel.exporters.journal import decode
+from rlhf_otel.exporters.journal_lines import decode
 
 BARS: Final = "▁▂▃▄▅▆▇█"
 SHOWN: Final = {

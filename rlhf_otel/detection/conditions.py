@@ -73,6 +73,16 @@ FIELDS: Final = {
     Statistic.CUSUM: "cusum",
 }
 
+NEUTRAL: Final = {
+    Statistic.ZSCORE: 0.0,
+    Statistic.SHIFT: 0.0,
+    Statistic.CUSUM: 0.0,
+    Statistic.RATIO: 1.0,
+    Statistic.REFERENCE_RATIO: 1.0,
+    Statistic.VALUE_RATIO: 1.0,
+}
+"""Where a statistic is while nothing changes; the others follow the signal's own level."""
+
 
 def statistic_of(statistics: Statistics, which: Statistic, value: float = math.nan) -> float | None:
     """The value of one statistic; None while it is unknown. ``value`` is the signal's own."""

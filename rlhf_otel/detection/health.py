@@ -34,11 +34,11 @@ from rlhf_otel.catalogue.health import (
 )
 from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule, RuleClass, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
-from rlhf_otel.detection.conditions import statistic_of
+from rlhf_otel.detection.conditions import NEUTRAL, statistic_of
 from rlhf_otel.detection.detector import Verdict
 from rlhf_otel.records import Health, Statistics
 
-_RATIOS: Final = frozenset({Statistic.RATIO, Statistic.REFERENCE_RATIO, Statistic.VALUE_RATIO})
+_RATIOS: Final = frozenset(statistic for statistic, neutral in NEUTRAL.items() if neutral == 1.0)
 _ABSOLUTE: Final = frozenset({Statistic.VALUE, Statistic.AVERAGE, Statistic.BASELINE})
 
 Values = Mapping[str, float | None]

@@ -9,21 +9,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final
 
 from rlhf_otel.catalogue.rules import Comparison, NonFinite, Rule, Statistic
-from rlhf_otel.detection.conditions import FIELDS
+from rlhf_otel.detection.conditions import FIELDS, NEUTRAL
 from rlhf_otel.records import Statistics, StepRecord
-
-_USUAL: Final = {
-    Statistic.ZSCORE: 0.0,
-    Statistic.SHIFT: 0.0,
-    Statistic.CUSUM: 0.0,
-    Statistic.RATIO: 1.0,
-    Statistic.REFERENCE_RATIO: 1.0,
-    Statistic.VALUE_RATIO: 1.0,
-}
-"""Where a statistic is while nothing changes."""
 
 _Look = tuple[float, float, tuple[int, ...]]
 """Numbers from the first to the second concern no rule; others may concern those at these positions."""
@@ -83,7 +72,7 @@ def _most_telling(rule: Rule) -> Comparison | NonFinite:
 def _likelihood(condition: Comparison | NonFinite) -> int:
     if isinstance(condition, NonFinite):
         return 0
-    usual = _USUAL.get(condition.statistic)
+    usual = NEUTRAL.get(condition.statistic)
     if usual is None:
         return 1
     holds = usual > condition.threshold if condition.op == ">" else usual < condition.threshold

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from rlhf_otel.exporters.journal import decode, journal_files
+from rlhf_otel.exporters.journal import journal_files
+from rlhf_otel.exporters.journal_lines import decode
 
 TAIL_BYTES: Final = 1 << 18
 """Read from the end of the last file: some records, the last of which tells until when that attempt worked."""

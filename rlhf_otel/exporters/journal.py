@@ -1,4 +1,4 @@
-r"""The journal: an append-only local record of a run, one JSON object a line.
+"""The journal: an append-only local record of a run, one JSON object a line.
 
 Format, version 1. Files ``journal-00000.jsonl``, ``journal-00001.jsonl``, ... in one directory are read in
 that order; a new attempt and a full file begin the next one. Every record has a ``type``: ``run``, ``step``,
@@ -7,10 +7,6 @@ that order; a new attempt and a full file begin the next one. Every record has a
 (``docs/journal.md``). ``time`` is Unix time in seconds, durations are milliseconds. A file that continues another
 repeats the ``run`` record, marked ``continued``.
 
-JSON knows no NaN. As in protobuf's JSON mapping, the *numbers* NaN and infinity are written as the strings
-``"NaN"``, ``"Infinity"`` and ``"-Infinity"``. A *text* that would read as one of them gets a backslash in
-front (``"\\NaN"`` in JSON). So the reader tells them apart anywhere, and restores both. Keys are always text.
-
 Every line is one write to a descriptor in append mode, and is ASCII: a crash at any byte costs the line that
 was being written, and no other.
 """
@@ -18,24 +14,19 @@ was being written, and no other.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import math
-import numbers
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum
-from pathlib import Path, PurePath
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import Any, Final
 
-from rlhf_otel import faults, json_text
+from rlhf_otel import faults
 from rlhf_otel.errors import JournalError
-from rlhf_otel.records import Anomaly, Health, PhaseInterval, RunEnd, RunIdentity, StepRecord
+from rlhf_otel.exporters.journal_lines import decode, encode
+from rlhf_otel.exporters.journal_records import VERSION, Record
 
-VERSION: Final = 1
 MAX_BYTES: Final = 64 * 2**20
 RETRY_SECONDS: Final = 30.0
 """Pause after a failure: a full disk or a lost mount does not come back within milliseconds."""
@@ -43,203 +34,6 @@ SYNC_SECONDS: Final = 2.0
 """Time that :meth:`JournalWriter.close` gives the disk; a hanging file system must not hold a process."""
 
 _FILE: Final = re.compile(r"journal-(\d{5,})\.jsonl")
-_NUMBER_AS_TEXT: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_AMBIGUOUS: Final = re.compile(r"\\*(NaN|-?Infinity)")
-
-Record = dict[str, Any]
-
-# --- records
-
-
-def run_record(identity: RunIdentity, config: Mapping[str, Any], time_ns: int | None = None) -> Record:
-    """Begin of an attempt: who runs, and with what configuration."""
-    moment = _seconds(time.time_ns() if time_ns is None else time_ns)
-    head = {"type": "run", "version": VERSION, "time": moment}
-    who = dataclasses.asdict(identity) | {"collective_phases": list(identity.collective_phases)}
-    return {**head, **who, "config": dict(config)}
-
-
-def step_record(record: StepRecord, trace_id: str = "") -> Record:
-    """One step. Empty parts are left out; ``phases`` has rows as :func:`_phase_row` makes them."""
-    parts: Record = {
-        "values": record.values,
-        "reward_functions": record.reward_functions,
-        "unmapped": record.unmapped,
-        "nonfinite": record.nonfinite,
-        "reward_histograms": {name: one._asdict() for name, one in record.histograms.items()},
-        "phases": [_phase_row(phase, record.start_ns) for phase in record.phases],
-        "rollout_s": round(record.rollout_s, 6),
-        "wasted_s": {reason: round(seconds, 6) for reason, seconds in record.wasted.items()},
-        "truncated_tokens": round(record.truncated_tokens, 1),
-        "profile": record.profile,
-        "trace_id": trace_id,
-    }
-    return {
-        "type": "step",
-        "step": record.step,
-        "time": _seconds(record.time_ns),
-        "epoch": record.epoch,
-        "kind": record.kind.value,
-        "duration_ms": _milliseconds(record.end_ns - record.start_ns),
-        **{name: part for name, part in parts.items() if part},
-    }
-
-
-def _phase_row(phase: PhaseInterval, step_start_ns: int) -> list[Any]:
-    """``[phase, detail, start_ms in the step, duration_ms, parent]``; a sixth ``true`` where it raised."""
-    name, detail, start, end, parent, _, failed = phase
-    row = [name, detail, _milliseconds(start - step_start_ns), _milliseconds(end - start), parent]
-    return [*row, True] if failed else row
-
-
-def anomaly_record(anomaly: Anomaly) -> Record:
-    """A rule that fired in process."""
-    fields = dataclasses.asdict(anomaly)
-    if not fields["actions"]:
-        del fields["actions"]
-    return {"type": "anomaly", "time": _seconds(fields.pop("time_ns")), **fields}
-
-
-def action_record(anomaly: Anomaly, action: str, outcome: str, detail: str = "") -> Record:
-    """What came of an action that followed an anomaly."""
-    what = {"rule": anomaly.rule, "step": anomaly.step, "action": action, "outcome": outcome}
-    return {"type": "action", "time": _seconds(time.time_ns()), **what, "detail": detail}
-
-
-def profile_record(asked_by: str, outcome: str, detail: str) -> Record:
-    """What came of a profile that was asked for: its path, or why there is none."""
-    now = _seconds(time.time_ns())
-    return {"type": "profile", "time": now, "asked_by": asked_by, "outcome": outcome, "detail": detail}
-
-
-def health_record(health: Health, step: int, time_ns: int) -> Record:
-    """Health of the run from this step on, until the next such record."""
-    return {
-        "type": "health",
-        "step": step,
-        "time": _seconds(time_ns),
-        "overall": _hundredths(health.overall),
-        "coverage": _hundredths(health.coverage),
-        "aspects": {name: _hundredths(value) for name, value in health.aspects.items()},
-        "coverages": {name: _hundredths(value) for name, value in health.coverages.items()},
-    }
-
-
-def _hundredths(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
-
-
-class _Analysis(Protocol):
-    """What was found out about a saved checkpoint, as a named tuple."""
-
-    def _asdict(self) -> dict[str, Any]: ...
-
-
-def checkpoint_analysis_record(analysis: _Analysis) -> Record:
-    """What was found out about a saved checkpoint. Empty parts are left out."""
-    fields = {name: value for name, value in analysis._asdict().items() if value not in (None, "", (), {})}
-    fields["seconds"] = round(fields.get("seconds", 0.0), 3)
-    return {"type": "checkpoint_analysis", "time": _seconds(time.time_ns()), **fields}
-
-
-def ledger_record(phases: Mapping[str, float], wasted: Mapping[str, float], gpus: int, step: int) -> Record:
-    """Where the time of an attempt went, in seconds by phase, and by reason what of it was in vain."""
-    return {
-        "type": "ledger",
-        "time": _seconds(time.time_ns()),
-        "step": step,
-        "gpus": gpus,
-        "phases_s": {phase: round(spent, 6) for phase, spent in phases.items() if spent},
-        "wasted_s": {reason: round(spent, 6) for reason, spent in wasted.items()},
-    }
-
-
-def end_record(end: RunEnd) -> Record:
-    """The end of a run."""
-    return {
-        "type": "end",
-        "time": _seconds(end.time_ns),
-        "step": end.step,
-        "outcome": end.outcome.value,
-        "reason": end.reason,
-    }
-
-
-def _seconds(time_ns: int) -> float:
-    return round(time_ns / 1e9, 6)
-
-
-def _milliseconds(duration_ns: int) -> float:
-    return round(duration_ns / 1e6, 3)
-
-
-# --- lines
-
-
-def encode(record: Mapping[str, Any]) -> bytes:
-    """A record as its line. Values that JSON does not know become their nearest kin, or name their type."""
-    text = ""
-    with contextlib.suppress(ValueError, TypeError):  # a NaN, or a type that JSON does not know: the slow way
-        text = _dump(record)
-    if not text or _may_be_number(text):
-        text = _dump(_to_json(record))
-    return text.encode("ascii") + b"\n"
-
-
-_dump: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-def _may_be_number(text: str) -> bool:
-    return 'NaN"' in text or 'Infinity"' in text
-
-
-def decode(line: bytes) -> Record:
-    """A line as its record; ValueError where it is none."""
-    record = json_text.loads(line)
-    if not isinstance(record, dict) or not isinstance(record.get("type"), str):
-        raise ValueError("not an object with a type")
-    if not _may_be_number(line.decode()):
-        return record
-    restored: Record = _from_json(record)
-    return restored
-
-
-def _to_json(value: Any) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, Enum):
-        return _to_json(value.value)
-    if isinstance(value, str):
-        return f"\\{value}" if _AMBIGUOUS.fullmatch(value) else str(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return _number(float(value))
-    if isinstance(value, Mapping):
-        return {str(key): _to_json(item) for key, item in value.items()}
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
-        return [_to_json(item) for item in value]
-    # Not repr(): that of a tensor waits for the GPU, and that of a model is long.
-    return str(value) if isinstance(value, PurePath) else f"<{type(value).__name__}>"
-
-
-def _number(value: float) -> float | str:
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _from_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_from_json(item) for item in value]
-    if isinstance(value, str):
-        if value in _NUMBER_AS_TEXT:
-            return _NUMBER_AS_TEXT[value]
-        return value[1:] if value.startswith("\\") and _AMBIGUOUS.fullmatch(value) else value
-    return value
-
 
 # --- writing
 

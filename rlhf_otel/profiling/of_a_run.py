@@ -14,7 +14,7 @@ from typing import Any, Final
 from rlhf_otel import faults
 from rlhf_otel.catalogue.actions import ActionOutcome
 from rlhf_otel.errors import ProfileError
-from rlhf_otel.exporters.journal import profile_record
+from rlhf_otel.exporters.journal_records import profile_record
 from rlhf_otel.profiling.capture import Finish, Profiling
 from rlhf_otel.profiling.requests import Desk, Request
 from rlhf_otel.records import RunIdentity, StepRecord

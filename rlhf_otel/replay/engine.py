@@ -44,24 +44,28 @@ class ReplayedAnomaly:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        anomaly = self.anomaly
-        return {
-            "rule": anomaly.rule,
-            "severity": anomaly.severity.value,
-            "signal": anomaly.signal,
-            "first_step": anomaly.first_step,
-            "fired_at_step": anomaly.step,
-            "last_step": self.last_step,
-            "value": anomaly.value,
-            "baseline": anomaly.baseline,
-            "statistic": anomaly.statistic,
-            "observed": anomaly.observed,
-            "threshold": anomaly.threshold,
-            "detail": anomaly.detail,
-            "summary": self.summary,
-            "cause": anomaly.cause,
-            "remedy": anomaly.remedy,
-        }
+        return plain(self.anomaly, self.last_step, self.summary)
+
+
+def plain(anomaly: Anomaly, last_step: int, summary: str) -> dict[str, Any]:
+    """An anomaly as reports have it in JSON: ``last_step`` is the last one in breach, ``summary`` what broke."""
+    return {
+        "rule": anomaly.rule,
+        "severity": anomaly.severity.value,
+        "signal": anomaly.signal,
+        "first_step": anomaly.first_step,
+        "fired_at_step": anomaly.step,
+        "last_step": last_step,
+        "value": anomaly.value,
+        "baseline": anomaly.baseline,
+        "statistic": anomaly.statistic,
+        "observed": anomaly.observed,
+        "threshold": anomaly.threshold,
+        "detail": anomaly.detail,
+        "summary": summary,
+        "cause": anomaly.cause,
+        "remedy": anomaly.remedy,
+    }
 
 
 class Replay:

@@ -11,15 +11,12 @@ from textual.app import App, ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import DataTable, Footer, Header, Sparkline, Static
 
+from rlhf_otel.catalogue.headlines import HEADLINES
 from rlhf_otel.replay.reports.wording import number
 from rlhf_otel.top.picture import Picture
 
-SHOWN: Final = (
-    "reward", "score", "preference_accuracy", "kl_per_token", "kl_per_sequence", "entropy", "loss", "grad_norm",
-    "completion_length", "step_duration", "tokens_per_second",
-)  # fmt: skip
-"""Signals with a sparkline, as far as a run has them."""
 MOST: Final = 8
+"""Signals with a sparkline."""
 QUIET_S: Final = 30.0
 """Seconds without progress from which on the time since is shown."""
 _COLUMNS: Final = ("run", "rank", "algorithm", "step", "state", "reward", "KL", "s/step", "GPU", "anomalies")
@@ -94,7 +91,7 @@ class Top(App[None]):
         if not 0 <= row < len(pictures):
             return
         chosen = pictures[row]
-        names = [name for name in SHOWN if name in chosen.signals][:MOST]
+        names = [name for name in HEADLINES if name in chosen.signals][:MOST]
         for place in range(MOST):
             label, line = (
                 self.query_one(f"#label-{place}", Static),

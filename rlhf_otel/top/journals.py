@@ -1,17 +1,20 @@
-"""Runs by their journals, read on from where the last look ended."""
+"""Runs by their journals, read on from where the last look ended.
+
+A journal has no ends of anomalies: each counts as active for as long as a rule stays so after its last breach.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from rlhf_otel.catalogue.rule import LATCH_STEPS
 from rlhf_otel.errors import JournalError
-from rlhf_otel.exporters.journal import Record, decode, journal_files
+from rlhf_otel.exporters.journal import journal_files
+from rlhf_otel.exporters.journal_lines import decode
+from rlhf_otel.exporters.journal_records import Record
 from rlhf_otel.slow_steps.explanation import own_times
 from rlhf_otel.slow_steps.reading import journalled
 from rlhf_otel.top.picture import Picture
-
-LATCH_STEPS = 50
-"""Steps after an anomaly in which it still counts as active here: a journal has no ends of anomalies."""
 
 
 class JournalWatch:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_otel.exporters.journal import encode
+from rlhf_otel.exporters.journal_lines import encode
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:

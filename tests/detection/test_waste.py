@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rlhf_otel.catalogue.spans import StepKind, Waste
 from rlhf_otel.detection.waste import WasteTotals, account
-from rlhf_otel.exporters.journal import ledger_record, run_record, step_record
+from rlhf_otel.exporters.journal_records import ledger_record, run_record, step_record
 from rlhf_otel.records import PhaseInterval, RunIdentity, StepRecord
 from rlhf_otel.sources.phases import PHASES
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf_otel.exporters.earlier_attempt import lost_seconds
-from rlhf_otel.exporters.journal import JournalWriter, run_record
+from rlhf_otel.exporters.journal import JournalWriter
+from rlhf_otel.exporters.journal_records import run_record
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import RunIdentity
 from rlhf_otel.settings import Settings

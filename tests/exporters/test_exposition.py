@@ -35,7 +35,7 @@ from rlhf_otel.catalogue.rules import RULES, Severity
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.detector import Verdict
-from rlhf_otel.exporters import exposition
+from rlhf_otel.exporters import run_samples
 from rlhf_otel.exporters.exposition import RunsCollector
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import RunIdentity, RunView, Snapshot, StepRecord
@@ -333,13 +333,13 @@ def test_a_value_is_read_back_as_it_was(value: float) -> None:
 
 
 def test_a_family_that_fails_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(view: RunView) -> list[exposition.Sample]:
+    def failing(view: RunView) -> list[run_samples.Sample]:
         raise RuntimeError("injected")
 
     whole = exposed_names()
     for count, metric in enumerate(METRICS, 1):
         with monkeypatch.context() as patch:
-            patch.setitem(exposition._SAMPLES, metric.name, failing)
+            patch.setitem(run_samples.SAMPLES, metric.name, failing)
             assert whole - exposed_names() == {metric.name.removesuffix(SUFFIX.get(metric.type, ""))}
         assert faults.counts()["exposition"] == count
 

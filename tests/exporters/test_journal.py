@@ -24,15 +24,8 @@ from rlhf_otel import faults
 from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.errors import JournalError
-from rlhf_otel.exporters.journal import (
-    RETRY_SECONDS,
-    JournalWriter,
-    anomaly_record,
-    end_record,
-    read_journal,
-    run_record,
-    step_record,
-)
+from rlhf_otel.exporters.journal import RETRY_SECONDS, JournalWriter, read_journal
+from rlhf_otel.exporters.journal_records import anomaly_record, end_record, run_record, step_record
 from rlhf_otel.records import Anomaly, PhaseInterval, RunEnd, RunIdentity, StepRecord
 from rlhf_otel.replay.opening import open_log
 

@@ -89,7 +89,7 @@ def test_a_journal_that_raises_costs_neither_spans_nor_warnings(
     said = [record.getMessage() for record in caplog.records]
     assert sum("NonFinite (critical) at step 3" in text for text in said) == 1
     assert scraping.scrapes[STEPS]("rlhf_anomaly_total", rule="NonFinite") == 1
-    assert once_per_fault(caplog)["writing a step to the journal"] == 1
+    assert once_per_fault(caplog)["writing a record to the journal"] == 1
 
 
 def test_an_exporter_of_spans_that_raises_costs_neither_journal_nor_warnings(

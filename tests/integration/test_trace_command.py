@@ -91,3 +91,11 @@ def test_a_range_that_is_not_there_says_what_is(directory: Path) -> None:
 
     assert result.exit_code == 1
     assert "there are 1 to 12" in str(result.exception)
+
+
+def test_a_step_that_is_in_a_journal_and_in_a_trace_file_counts_once(directory: Path) -> None:
+    both = [str(directory), str(directory / "trace-rank0.json")]
+    for paths in (both, both[::-1]):
+        result = CliRunner().invoke(commands, ["trace", *paths])
+        assert result.output.splitlines()[0].startswith(f"{STEPS} steps of 1 rank")
+        assert "only the kept steps are known" not in result.output

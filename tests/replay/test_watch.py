@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.cli import commands
 from rlhf_otel.errors import RlhfOtelError
-from rlhf_otel.exporters.journal import JournalWriter, end_record, run_record, step_record
+from rlhf_otel.exporters.journal import JournalWriter
+from rlhf_otel.exporters.journal_records import end_record, run_record, step_record
 from rlhf_otel.records import RunEnd, RunIdentity, StepRecord
 from rlhf_otel.replay import open_log
 from rlhf_otel.replay.following import Following, LogReplacedError

@@ -12,7 +12,9 @@ from typing import Any, Final
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.detection.derived import FAILURES
 from rlhf_otel.errors import JournalError
-from rlhf_otel.exporters.journal import Record, decode, journal_files, read_journal
+from rlhf_otel.exporters.journal import journal_files, read_journal
+from rlhf_otel.exporters.journal_lines import decode
+from rlhf_otel.exporters.journal_records import Record
 from rlhf_otel.records import RunEnd, RunIdentity, StepRecord
 from rlhf_otel.replay.following import Following, lines
 from rlhf_otel.replay.log import Log

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from rlhf_otel.replay.engine import plain
 from rlhf_otel.report.document import Block, Card, Chart, Line, Mark, Paragraph, Section
 from rlhf_otel.report.sections.marks import mark_of
 from rlhf_otel.report.story import Finding, Story
@@ -60,21 +61,5 @@ def _charts(story: Story, same: Sequence[Finding]) -> list[Chart]:
 
 
 def _plain(found: Finding) -> dict[str, Any]:
-    anomaly = found.anomaly
-    return {
-        "rule": anomaly.rule,
-        "severity": anomaly.severity.value,
-        "signal": anomaly.signal,
-        "first_step": anomaly.first_step,
-        "fired_at_step": anomaly.step,
-        "last_step": found.last_step,
-        "value": anomaly.value,
-        "baseline": anomaly.baseline,
-        "threshold": anomaly.threshold,
-        "summary": found.summary,
-        "why": found.why,
-        "cause": anomaly.cause,
-        "remedy": anomaly.remedy,
-        "detail": anomaly.detail,
-        "actions": list(found.actions),
-    }
+    told = plain(found.anomaly, found.last_step, found.summary)
+    return {**told, "why": found.why, "actions": list(found.actions)}

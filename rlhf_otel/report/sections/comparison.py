@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from rlhf_otel.catalogue.headlines import HEADLINES
 from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.report.document import Chart, Line, Paragraph, Section, Table
 from rlhf_otel.report.sections.setup import UNSET
-from rlhf_otel.report.sections.summary import HEADLINES, outcome
+from rlhf_otel.report.sections.summary import outcome
 from rlhf_otel.report.story import Story
 from rlhf_otel.report.words import about, cell, duration, number, title_of, unit_of
 

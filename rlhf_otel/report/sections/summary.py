@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from rlhf_otel.catalogue.headlines import HEADLINES
 from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.replay.reports.wording import FORMAT_NAMES
@@ -12,12 +13,6 @@ from rlhf_otel.report.document import Block, Paragraph, Section, Table
 from rlhf_otel.report.story import Story
 from rlhf_otel.report.words import change, duration, listed, moment, number, title_of, unit_of
 
-HEADLINES: Final = (
-    "reward", "score", "preference_accuracy", "preference_margin", "kl_per_token", "kl_per_sequence",
-    "kl_per_token_sampled", "entropy", "loss", "value_loss", "grad_norm", "completion_length", "truncated_ratio",
-    "token_accuracy", "zero_advantage_groups", "step_duration", "tokens_per_second",
-)  # fmt: skip
-"""Signals that tell a run in few numbers, as far as it has them."""
 _ENDED: Final = {
     Outcome.FINISHED: "finished",
     Outcome.INTERRUPTED: "was interrupted",

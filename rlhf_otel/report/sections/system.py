@@ -8,14 +8,16 @@ from rlhf_otel.report.document import Section
 from rlhf_otel.report.sections.charts import chart_of
 from rlhf_otel.report.story import Story
 
-SIGNALS: Final = (
+SHOWN: Final = (
     "gpu_memory_used", "gpu_memory_growth", "allocation_retries", "host_memory_used", "process_memory_growth",
-    "host_memory_exhaustion", "checkpoint_room", "checkpoint_age", "model_flops_utilization", "weight_sync_time",
-    "rollout_queue", "rollout_wait", "step_duration", "tokens_per_second", "trainer_step_time", "reward_function_time",
-    "checkpoint_health", "checkpoint_drift", "checkpoint_reference_drift",
+    "host_memory_exhaustion", "model_flops_utilization", "weight_sync_time", "rollout_queue", "rollout_wait",
+    "checkpoint_room", "reward_function_time",
+)  # fmt: skip
+SIGNALS: Final = (
+    *SHOWN, "checkpoint_age", "step_duration", "tokens_per_second", "trainer_step_time", "checkpoint_health",
+    "checkpoint_drift", "checkpoint_reference_drift",
 )  # fmt: skip
 """Signals that belong here, or to time and checkpoints, rather than to the curves of training."""
-SHOWN: Final = (*SIGNALS[:6], *SIGNALS[8:12], "checkpoint_room", "reward_function_time")
 
 
 def section(story: Story) -> Section | None:
