@@ -3,6 +3,7 @@
 (import 'config.libsonnet') + {
   local config = $._config,
   local rules = import 'rules.json',
+  local recording = import 'recording.json',
 
   local replaced(text, replacements) =
     std.foldl(function(done, mark) std.strReplace(done, mark, replacements[mark]), std.objectFields(replacements), text),
@@ -38,5 +39,5 @@
   local groups(content, one) = [group { rules: std.map(one, group.rules) } for group in content.groups],
 
   prometheusAlerts+:: { groups+: groups(rules, alert) },
-  prometheusRules+:: import 'recording.json',
+  prometheusRules+:: { groups+: groups(recording, function(rule) rule { expr: selected(rule.expr) }) },
 }

@@ -71,7 +71,7 @@ def prometheus_files(
     tests = {"tests/rlhf.rules.test.yaml": rule_tests.tests_file(timing, f"../{rules_path}", links, judged)}
     return {
         rules_path: rules.rules_file(timing, links, judged, selector),
-        recording_path: recording.recording_file(timing),
+        recording_path: recording.recording_file(timing, selector),
         **({} if selector else tests),  # whose series have no labels of your own
         "prometheus.yml": prometheus.config_file(timing, rule_files=[rules_path, recording_path]),
         "alertmanager.yml": alertmanager.config_file(timing, who, judged),

@@ -14,7 +14,6 @@ from rlhf_otel.generate.page import TRACE_ID, Links, labels, texts
 from rlhf_otel.generate.yaml_text import dump
 
 RESOURCE_LABELS: Final = {"app.kubernetes.io/name": "rlhf-otel", "role": "alert-rules"}
-MIXIN_SELECTOR: Final = "$(selector)"
 MIXIN_LINKS: Final = Links("$(runbooks)", "$(boards)", f"$(trace){TRACE_ID}$(traceEnd)")
 """What the mixin replaces."""
 
@@ -45,7 +44,9 @@ def resources_file(timing: Timing, links: Links | None = None, rules: Sequence[R
 
 def mixin_file(timing: Timing) -> str:
     """The same as JSON, with marks for what ``alerts/mixin`` lets its user configure."""
-    return json.dumps({"groups": groups(timing, MIXIN_LINKS, RULES, MIXIN_SELECTOR)}, indent=1) + "\n"
+    return (
+        json.dumps({"groups": groups(timing, MIXIN_LINKS, RULES, recording.MIXIN_SELECTOR)}, indent=1) + "\n"
+    )
 
 
 def groups(timing: Timing, links: Links, rules: Sequence[Rule], selector: str = "") -> list[dict[str, Any]]:

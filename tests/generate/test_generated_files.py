@@ -102,6 +102,8 @@ def test_links_and_selector_are_options(tmp_path: Path) -> None:
     assert "board_url" not in text
     assert "https://jaeger/{{ . }}" in text
     assert 'rlhf_anomaly_active{rule="NonFinite",cluster="a"} == 1' in text
+    recorded = (tmp_path / "rlhf.recording.yaml").read_text(encoding="utf-8")
+    assert recorded.count('cluster="a"') >= recorded.count("record:")
     done = CliRunner().invoke(commands, ["generate", "--out", str(tmp_path), "--trace-url", "https://jaeger"])
     assert done.exit_code == 2
     assert "{trace_id}" in done.output

@@ -68,10 +68,18 @@ def test_everything_is_configurable() -> None:
         assert all('job="rlhf",cluster="a"' in each for each in series), alert["alert"]
 
 
+def test_every_series_that_is_recorded_is_selected() -> None:
+    for rule in alerts(rendered("prometheusRules", **CONFIG)):
+        series = re.findall(r"(?<![\w:])(?:rlhf_\w+|up)\b(?!\()(?:\{[^}]*\})?", rule["expr"])
+        assert series
+        assert all('job="rlhf",cluster="a"' in each for each in series), rule
+
+
 @pytest.mark.servers
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_accepts_what_it_renders(tmp_path: Path) -> None:
-    (tmp_path / "rules.yaml").write_text(json.dumps(rendered(**CONFIG)))
+    both = rendered(**CONFIG)["groups"] + rendered("prometheusRules", **CONFIG)["groups"]
+    (tmp_path / "rules.yaml").write_text(json.dumps({"groups": both}))
     done = subprocess.run(
         ["promtool", "check", "rules", "rules.yaml"],
         cwd=tmp_path,
