@@ -3,7 +3,8 @@
 ``RANK_TEST_FOLDER``: where its files go. ``RANK_TEST_STEPS``: steps. ``RANK_TEST_PACE_S``: seconds that every
 rank's reward function takes. ``RANK_TEST_SLOW``: ``rank:seconds`` more on one. ``RANK_TEST_NAN``: ``rank:step`` at
 which that rank's rewards are NaN. ``RANK_TEST_DIE``: ``rank:step`` at which that rank kills itself.
-``RANK_TEST_GENEROUS``: ``rank:step`` at which that rank's rewards are 1,000 more.
+``RANK_TEST_GENEROUS``: ``rank:step`` at which that rank's rewards are 1,000 more. ``RANK_TEST_PAUSE``: ``rank:step`` at which
+its reward function takes two seconds more.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ class Script(TrainerCallback):
 
 
 def variety(completions: list[str], **_: Any) -> list[float]:
-    """Number of different words; slow, or NaN, where told."""
+    """Number of different words; slow, once or always, or NaN, where told."""
     time.sleep(float(os.environ.get("RANK_TEST_PACE_S", "0")) + (mine("SLOW") or 0.0))
+    if Script.step == mine("PAUSE"):
+        time.sleep(2.0)
     if Script.step == mine("NAN"):
         return [float("nan")] * len(completions)
     gift = 1000.0 if Script.step == mine("GENEROUS") else 0.0
