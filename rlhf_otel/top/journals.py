@@ -1,6 +1,7 @@
 """Runs by their journals, read on from where the last look ended.
 
-A journal has no ends of anomalies: each counts as active for as long as a rule stays so after its last breach.
+A journal says when a rule fired and not when that was over, so that the catalogue's rules judge its steps anew for that; a
+rule of the run's own counts as active for as long as one stays so after a breach.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from rlhf_otel.errors import JournalError
 from rlhf_otel.exporters.journal import journal_files
 from rlhf_otel.exporters.journal_lines import decode
 from rlhf_otel.exporters.journal_records import Record
+from rlhf_otel.replay import Replay
+from rlhf_otel.replay.readers.journal import step_of
 from rlhf_otel.slow_steps.explanation import own_times
 from rlhf_otel.slow_steps.reading import journalled
 from rlhf_otel.top.picture import Picture
@@ -29,6 +32,7 @@ class JournalWatch:
         self._directory = found
         self._offsets: dict[Path, int] = {}
         self._picture = Picture(str(found))
+        self._judge = Replay()
 
     def look(self) -> list[Picture]:
         """Take in what was written since; lines that are not whole wait."""
@@ -57,6 +61,7 @@ class JournalWatch:
         picture = self._picture
         if record["run_id"] != picture.run:
             picture = self._picture = Picture(record["run_id"], record.get("rank", 0))
+            self._judge = Replay()
         picture.name, picture.algorithm = record.get("run_name", ""), record.get("algorithm", "")
         picture.planned = max(int(record.get("config", {}).get("max_steps") or 0), 0)
         picture.state = "running"
@@ -69,8 +74,11 @@ class JournalWatch:
         for phase, microseconds in own_times(journalled(record, picture.rank)).items():
             phase = phase.split(" ")[0]
             picture.phases[phase] = picture.phases.get(phase, 0.0) + microseconds / 1e6
+        self._judge.observe(step_of(record))
+        active = {verdict.rule.name: verdict.active for verdict in self._judge.verdicts}
         for rule, (severity, step, _) in picture.anomalies.items():
-            picture.anomalies[rule] = (severity, step, record["step"] - step <= LATCH_STEPS)
+            latched = record["step"] - step <= LATCH_STEPS
+            picture.anomalies[rule] = (severity, step, active.get(rule, latched))
 
     def _anomaly(self, record: Record) -> None:
         self._picture.anomalies[record["rule"]] = (record["severity"], record["first_step"], True)

@@ -17,6 +17,7 @@ from textual.widgets import DataTable, Sparkline, Static
 from rlhf_otel.cli import commands
 from rlhf_otel.cli.top import look_of
 from rlhf_otel.errors import JournalError
+from rlhf_otel.exporters.journal import JournalWriter
 from rlhf_otel.top.app import Look, Top
 from rlhf_otel.top.endpoints import EndpointWatch
 from rlhf_otel.top.picture import Picture
@@ -117,6 +118,33 @@ def test_a_journal_is_read_on_as_it_grows(run: tuple[str, Path], tmp_path: Path)
     grown.write_bytes(b"".join(lines))
     assert (look()[0].step, look()[0].state) == (STEPS, "finished")
     assert len(look()[0].signals["entropy"]) == STEPS
+
+
+def test_an_anomaly_of_a_journal_is_active_for_as_long_as_its_rule_is_in_breach(tmp_path: Path) -> None:
+    """Not for some steps after it fired, as there is no record of its end."""
+    writer = JournalWriter(tmp_path)
+    writer.write({"type": "run", "run_id": "r", "time": 0.0})
+    timed = {"duration_ms": 100.0, "phases": []}
+    for step in range(1, 301):
+        runaway = step > 100
+        values = {
+            "kl_per_token": 3.0 + step % 5 / 10 if runaway else 0.1 + step % 5 / 100,
+            "step_duration": 0.1,
+        }
+        writer.write(
+            {"type": "step", "step": step, "time": float(step), "kind": "generate", "values": values, **timed}
+        )
+        if step == 120:
+            fired = {
+                "type": "anomaly",
+                "rule": "KLRunaway",
+                "severity": "critical",
+                "first_step": 101,
+                "step": step,
+            }
+            writer.write({**fired, "time": float(step)})
+    writer.close()
+    assert look_of(str(tmp_path))()[0].anomalies["KLRunaway"] == ("critical", 101, True)
 
 
 def test_gpus_ranks_and_silence_are_shown() -> None:
