@@ -42,14 +42,19 @@
       font: { size: 10, color: SEVERITY[severity] || "#6b7280" } }));
   }
 
+  // Room for the legend below the chart: some three names a row.
+  const legendHeight = (chart) => (chart.lines.length > 1 ? 18 * Math.ceil(chart.lines.length / 3) : 0);
+
+  // Margins are given: where Plotly fits them to texts, it may draw again and again.
   function layout(chart) {
-    const legend = chart.lines.length > 1;
-    return { margin: { l: 58, r: 12, t: chart.marks.length ? 30 : 8, b: 38 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff",
-      font: { family: "system-ui, sans-serif", size: 11, color: "#1c2430" }, showlegend: legend,
-      legend: { orientation: "h", y: -0.2, yanchor: "top", font: { size: 11 } }, bargap: chart.kind === "stack" ? 0 : 0.1,
+    const margin = { l: 68, r: 12, t: chart.marks.length ? 30 : 8, b: 40 + legendHeight(chart), autoexpand: false };
+    return { margin, paper_bgcolor: "#fff", plot_bgcolor: "#fff",
+      font: { family: "system-ui, sans-serif", size: 11, color: "#1c2430" }, showlegend: chart.lines.length > 1,
+      legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom", font: { size: 11 } },
+      bargap: chart.kind === "stack" ? 0 : 0.1,
       barmode: chart.kind === "stack" ? "stack" : "overlay", hovermode: "closest",
       xaxis: { title: { text: plain(chart.across), standoff: 4 }, gridcolor: "#eef1f5", zeroline: false },
-      yaxis: { title: { text: plain(chart.unit) }, gridcolor: "#eef1f5", zeroline: false, exponentformat: "power", automargin: true },
+      yaxis: { title: { text: plain(chart.unit) }, gridcolor: "#eef1f5", zeroline: false, exponentformat: "power" },
       shapes: chart.marks.map(band), annotations: labels(chart.marks) };
   }
 
@@ -60,7 +65,7 @@
     const charts = JSON.parse(await unpacked("charts"));
     for (const place of plots) {
       const chart = charts[Number(place.dataset.chart)];
-      if (chart.lines.length > 1) place.style.height = `${250 + 18 * Math.ceil(chart.lines.length / 3)}px`;
+      if (chart.lines.length > 1) place.style.height = `${250 + legendHeight(chart)}px`;
       await Plotly.newPlot(place, chart.lines.map((line, i) => trace(chart, line, i)), layout(chart),
         { displayModeBar: false, responsive: true });
     }
