@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from rlhf_otel.report.curves import Curve
 from rlhf_otel.report.document import Block, Chart, Line, Section, Table
@@ -43,7 +43,11 @@ def section(story: Story) -> Section | None:
     ]
     if rows:
         blocks.append(
-            Table(("epoch", "steps", *(title_of(name) for name in names)), rows, "Epochs: means and trends")
+            Table(
+                ("epoch", "steps", *(title_of(name) for name in names)),
+                rows,
+                "Epochs: means, ranges and clear trends",
+            )
         )
     if not blocks:
         return None
@@ -60,9 +64,11 @@ def _curve(story: Story, name: str) -> Curve:
     return Curve([step for step, _ in points], [value for _, value in points])
 
 
-def _means(names: Sequence[str], signals: dict[str, dict[str, float]]) -> list[str]:
-    found = []
-    for name in names:
-        known = signals.get(name)
-        found.append(f"{number(known['mean'])} {known.get('trend') or ''}".strip() if known else "")
-    return found
+def _means(names: Sequence[str], signals: dict[str, dict[str, Any]]) -> list[str]:
+    return [_mean(known) if (known := signals.get(name)) else "" for name in names]
+
+
+def _mean(known: dict[str, Any]) -> str:
+    """With its range, and the trend where there is one: a signal that jumped and stayed has no line, and is not steady."""
+    trend = f", {known['trend']}" if known.get("trend") in ("rising", "falling") else ""
+    return f"{number(known['mean'])} ({number(known['min'])} to {number(known['max'])}){trend}"
