@@ -54,7 +54,7 @@
       bargap: chart.kind === "stack" ? 0 : 0.1,
       barmode: chart.kind === "stack" ? "stack" : "overlay", hovermode: "closest",
       xaxis: { title: { text: plain(chart.across), standoff: 4 }, gridcolor: "#eef1f5", zeroline: false },
-      yaxis: { title: { text: plain(chart.unit) }, gridcolor: "#eef1f5", zeroline: false, exponentformat: "power" },
+      yaxis: { title: { text: plain(chart.unit) }, gridcolor: "#eef1f5", zeroline: false, exponentformat: "power", minexponent: 5 },
       shapes: chart.marks.map(band), annotations: labels(chart.marks) };
   }
 
