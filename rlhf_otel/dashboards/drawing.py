@@ -153,7 +153,7 @@ def _stat(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: f
             height,
             text,
             color=color,
-            fontsize=size,
+            fontsize=size * min(1.0, 7 / len(text)),  # as in Grafana, what is long is small
             ha="left" if len(found) > 1 else "center",
             va="center",
             transform=axes.transAxes,
@@ -199,13 +199,20 @@ def _lines(axes: Any, panel: Mapping[str, Any], results: Sequence[Result], end: 
             names[:MOST_NAMES],
             loc="upper center",
             bbox_to_anchor=(0.5, -0.12),
-            ncol=4 if sum(map(len, names[:4])) < 60 else 3,
+            ncol=_columns(axes, names[:MOST_NAMES]),
             fontsize=5,
             frameon=False,
             labelcolor=TEXT,
             handlelength=1.2,
             columnspacing=1,
         )
+
+
+def _columns(axes: Any, names: Sequence[str]) -> int:
+    """Columns of a legend that fit below a panel: a letter takes some 0.04 inches, and what is beside a name 0.28."""
+    width = axes.get_position().width * axes.figure.get_figwidth()
+    each = 0.04 * max(map(len, names)) + 0.28
+    return max(1, min(4, int(width / each)))
 
 
 def _stack(axes: Any, drawn: Sequence[tuple[Any, ...]]) -> None:

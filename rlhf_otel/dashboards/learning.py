@@ -9,9 +9,7 @@ from rlhf_otel.dashboards.panels import lines, metric, signals
 from rlhf_otel.dashboards.spec import Query, Section, Threshold
 
 NOT_LOGGED: Final = "this trainer does not log it"
-NO_REFERENCE: Final = (
-    "no KL is measured, as with beta 0, the default of GRPO (rule KLUnobserved); or the run has ended"
-)
+NO_REFERENCE: Final = "no KL is measured, as with beta 0, the default of GRPO (rule KLUnobserved)"
 NO_EVALUATION: Final = "no evaluation has ended in this attempt"
 
 LOSS: Final = signals(

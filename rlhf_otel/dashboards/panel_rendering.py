@@ -42,10 +42,17 @@ def build_panel(scope: Scope, panel: Panel, where: Place, number: int) -> Builde
         .datasource(DATA_SOURCE)
         .grid_pos(models.GridPos(h=where.height, w=where.width, x=where.x, y=where.y))
         .unit(panel.unit)
-        .no_value(panel.empty)
+        .no_value(_empty(scope, panel))
         .targets([_target(scope, panel, query, index) for index, query in enumerate(panel.queries)])
     )
     return _overridden(_scaled(builder, panel), panel)
+
+
+def _empty(scope: Scope, panel: Panel) -> str:
+    """Why it shows nothing. A figure of one run, which is of the end of the chosen time, is gone after the run, too."""
+    if panel.kind is not Kind.STAT or not scope.rank or "ended" in panel.empty:
+        return panel.empty
+    return f"{panel.empty}, or it has ended"
 
 
 def ref_id(index: int) -> str:

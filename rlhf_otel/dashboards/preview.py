@@ -72,7 +72,7 @@ def picture(
         figure.text(0.01, 1 - (0.4 + (y + 0.5) * ROW_IN) / full, title, color=TEXT, fontsize=8.5, va="center")
     for panel, y in placed:
         grid = panel["gridPos"]
-        left, right = 0.36 if panel["type"] in ("timeseries", "heatmap") else 0.08, 0.1
+        left, right = 0.46 if panel["type"] in ("timeseries", "heatmap") else 0.08, 0.1
         left = 0.9 if panel["type"] in ("bargauge", "state-timeline") else left
         bottom = (
             0.42

@@ -84,7 +84,8 @@ def grpo(folder: Path, targets: Path) -> None:
         scores = variety(completions)
         return [math.nan, *scores[1:]] if trainer_state.global_step == STRIKES - 1 else scores
 
-    monitor = _monitor(("broken", "numbers"))
+    broken.__name__ = variety.__name__
+    monitor = _monitor(("variety", "numbers"))
     build_trainer(
         folder,
         [_observer("grpo", folder, targets, reward_monitor=monitor), _pace()],
