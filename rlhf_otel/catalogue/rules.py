@@ -151,18 +151,7 @@ RULES: Final[tuple[Rule, ...]] = (
         steps=10,
         inhibited_by=("RunStalled", "RewardFunctionSlow", "ThroughputRegression"),
     ),
-    Rule(
-        "RunFailed", _OUTSIDE, _CRITICAL,
-        "training ended with an exception",
-        "See the exception in the job's log and in the journal's last record.",
-        "Mend the cause and resume from the last checkpoint.",
-        "Definition: train() raised something other than an interruption.",
-        promql=PromQL(
-            'max without (instance) (last_over_time(rlhf_run_end_timestamp_seconds{outcome="failed"}[15m]))\n'
-            "  >= on (run_id) group_left ()\n"
-            "max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[15m]))"
-        ),
-    ),
+    *LIVENESS_RULES,
     Rule(
         "RunInterrupted", _OUTSIDE, _INFO,
         "training was interrupted before its end",
@@ -187,7 +176,6 @@ RULES: Final[tuple[Rule, ...]] = (
             "max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[15m]))"
         ),
     ),
-    *LIVENESS_RULES,
     Rule(
         "Straggler", _OUTSIDE, _WARNING,
         "one rank keeps the others waiting",

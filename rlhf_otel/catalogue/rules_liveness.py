@@ -1,10 +1,12 @@
-"""Rules about a process that may no longer be able to speak for itself: it stalls, or it is gone.
+"""Rules about a run that does not get on: it failed, it stalls, or a process of it is gone.
 
 What tells them apart is how a scrape fails. A stopped process, one that holds the interpreter's lock and a lost node
 let Prometheus wait until its timeout; a killed one refuses at once, or its target is taken away.
 
-Whichever of the two pages first stands for the run: a hanging run that is killed in the end, or a lost node whose
-target goes later, is no second page. So each looks whether the other fires (``ALERTS``), and has one alert a run.
+Whichever of them pages first stands for the run: a hanging run that is killed in the end, a lost node whose target
+goes later, and a rank that is killed after another one failed are no second page. So each looks whether the others fire
+(``ALERTS``), and has one alert a run. What a killed rank does to the others, an error of a collective or a hang, is left
+to the page about it.
 """
 
 from __future__ import annotations
@@ -56,6 +58,13 @@ _SILENT: Final = _silent("up == 0 and up offset $scrape == 0")
 _LONG_SILENT: Final = _silent("max_over_time(up[$window]) == 0 and up offset $window == 0")
 """As long as a rank must be missing to count as gone."""
 
+_FAILED: Final = (
+    f'max without (rank, {PLACE}) (last_over_time(rlhf_run_end_timestamp_seconds{{outcome="failed"}}[$known]))\n'
+    "  >= on (run_id) group_left ()\n"
+    f"max by (run_id) (last_over_time({_PROGRESS}[$known]))"
+)
+"""Runs that said so, and have not gone on since."""
+
 _GONE: Final = (
     f"{_LAST}\n"
     f"  unless on (run_id, rank) {_PROGRESS}\n"
@@ -82,7 +91,7 @@ whatever their steps take."""
 
 _OPEN: Final = "rlhf_open_phase_seconds{run_id=%q}"
 _USUAL: Final = (
-    '{{ with printf "last_over_time(rlhf_signal_baseline{run_id=%q,signal=\'step_duration\'}[2h])" $labels.run_id'
+    "{{ with printf \"last_over_time(rlhf_signal_baseline{run_id=%q,signal='step_duration'}[2h])\" $labels.run_id"
     ' | query }}; a step usually takes {{ . | first | value | printf "%.3g" }} s{{ end }}'
 )
 _SILENT_RANKS: Final = (
@@ -90,7 +99,9 @@ _SILENT_RANKS: Final = (
     f" unless on (rank) {_PROGRESS}{{run_id=%q}})"
 )
 """The rank that has been silent for longest, with its address."""
-_LAST_PHASE: Final = "bottomk(1, time() - max_over_time(timestamp(rlhf_open_phase_seconds{run_id=%q,rank=%q})[1h:1s]))"
+_LAST_PHASE: Final = (
+    "bottomk(1, time() - max_over_time(timestamp(rlhf_open_phase_seconds{run_id=%q,rank=%q})[1h:1s]))"
+)
 """What a silent rank was in when it was last scraped, and how long ago that was."""
 _TELLING: Final = " or on () ".join(
     f"topk(1, {ranks})"
@@ -129,14 +140,38 @@ _OBSERVED: Final = (
     )
     + _USUAL
 )
-_FILE: Final = "the file stacks-{{ . | first | label \"rank\" }}.txt in the run's folder"
+_FILE: Final = 'the file stacks-{{ . | first | label "rank" }}.txt in the run\'s folder'
 _STACKS: Final = _told(
     _FILE,
     f'http://{{{{ . | first | label "instance" }}}}/stacks, or {_FILE}',
     "the files stacks-RANK.txt in the run's folder",
 )
 
+
+def _ranks(what: str, query: str) -> str:
+    """A template: the ranks that a query finds."""
+    each = '{{ range sortByLabel "rank" . }}rank {{ .Labels.rank }} {{ end }}'
+    return f"{{{{ with {_asked(query)} }}}}{what}: {each}{{{{ end }}}}"
+
+
 LIVENESS_RULES: Final[tuple[Rule, ...]] = (
+    Rule(
+        "RunFailed", RuleClass.OUTSIDE, Severity.CRITICAL,
+        "training ended with an exception",
+        "See the exception in the job's log and in the journal's last record.",
+        "Mend the cause and resume from the last checkpoint.",
+        "Definition: train() raised something other than an interruption. For two scrapes, in which it shows whether another "
+        "rank was killed, which is the cause then.",
+        promql=PromQL(
+            f"{_FAILED.replace('$known', '15m')}\n"
+            f"unless on (run_id) (\n{_GONE}\n  unless on (run_id) {_firing('RunFailed')}\n)",
+            hold=2,
+            observed=_ranks(
+                "failed",
+                "max by (rank) (last_over_time(rlhf_run_end_timestamp_seconds{run_id=%q,outcome='failed'}[15m]))",
+            ),
+        ),
+    ),
     Rule(
         "RunStalled", RuleClass.OUTSIDE, Severity.CRITICAL,
         "no step has finished for several times the usual step time",
@@ -169,13 +204,16 @@ LIVENESS_RULES: Final[tuple[Rule, ...]] = (
         "then told to end says nothing of why, so each rank has to say so itself. A rank that keeps scrapes waiting has "
         "stalled, and so has a hanging one that is killed after that was paged.",
         promql=PromQL(
-            f"max without (rank) (\n{_GONE}\n)\nunless on (run_id) {_firing('RunStalled')}",
-            observed='{{ with printf "'
-            "max by (rank) (last_over_time(rlhf_last_progress_timestamp_seconds{run_id=%q}[2h])) "
-            "unless on (rank) rlhf_last_progress_timestamp_seconds{run_id=%q} "
-            "unless on (rank) last_over_time(rlhf_run_end_timestamp_seconds{run_id=%q}[2h])"
-            '" $labels.run_id $labels.run_id $labels.run_id | query }}'
-            'gone: {{ range sortByLabel "rank" . }}rank {{ .Labels.rank }} {{ end }}{{ end }}',
+            f"max without (rank) (\n{_GONE}\n)\n"
+            f"unless on (run_id) {_firing('RunStalled')}\n"
+            f"unless on (run_id) (\n{_FAILED.replace('$known', '2h')}\n"
+            f"  and on (run_id) last_over_time({_firing('RunFailed')}[2h])\n)",
+            observed=_ranks(
+                "gone",
+                f"max by (rank) (last_over_time({_PROGRESS}{{run_id=%q}}[2h])) "
+                f"unless on (rank) {_PROGRESS}{{run_id=%q}} "
+                "unless on (rank) last_over_time(rlhf_run_end_timestamp_seconds{run_id=%q}[2h])",
+            ),
             hold=8,
         ),
     ),

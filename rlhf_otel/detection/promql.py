@@ -77,7 +77,9 @@ class AlertForm:
     keep_firing: str = ""
 
 
-_SERIES: Final = re.compile(r"(?<![\w:])(?P<metric>rlhf_\w+|up|scrape_duration_seconds)\b(?:\{(?P<matchers>[^}]*)\})?(?!\()")
+_SERIES: Final = re.compile(
+    r"(?<![\w:])(?P<metric>rlhf_\w+|up|scrape_duration_seconds)\b(?:\{(?P<matchers>[^}]*)\})?(?!\()"
+)
 
 
 def select(expression: str, matchers: str) -> str:

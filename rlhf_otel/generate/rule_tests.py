@@ -92,6 +92,7 @@ def _expected(
         **UNKNOWN_RUN,
         **seen,
         "observed": case.observed,
+        "stacks": "",
         "trace_id": case.trace_id,
         **case.facts.get(run, {}),
     }
