@@ -19,7 +19,9 @@ import pytest
 from otlp_receiver import free_port, wait_until
 from pages import Watch, evaluated_at, found_by
 from processes import Nursery, Training
+from tiny import _base_model
 
+from rlhf_otel.demo import language
 from rlhf_otel.demo.receiver import Receiver
 from rlhf_otel.demo.servers import PROGRAMS, Servers, program
 
@@ -107,6 +109,7 @@ def start(nursery: Nursery, run_id: str, ports: list[int], folder: Path) -> list
     for rank, port in enumerate(ports):
         place = folder / f"{run_id}-{rank}"
         place.mkdir()
+        _base_model(place, language.tokenizer())  # of several ranks only the first would save it
         variables = {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
