@@ -106,13 +106,13 @@ _LAST_PHASE: Final = (
 _TELLING: Final = " or on () ".join(
     f"topk(1, {ranks})"
     for ranks in (
-        f"{_OPEN} and on (rank, phase) rlhf_phase_seconds_total{{run_id=%q,scope='local'}}",
+        f"{_OPEN} and on (rank) (irate(rlhf_phase_seconds_total{{run_id=%q,scope='local'}}[5m]) > 0.9)",
         f"{_OPEN} and on (phase) (count by (phase) ({_OPEN}) < scalar(max(count by (phase) ({_OPEN}))))",
         _OPEN,
     )
 )
-"""The rank that the others wait for: in a phase that waits for nobody, or else in another one than most, or else
-whichever has been in its phase for longest."""
+"""The rank that the others wait for: one that spends its time in a phase which waits for nobody, or else is in another one
+than most, or else has been in its phase for longest."""
 
 
 def _asked(query: str) -> str:

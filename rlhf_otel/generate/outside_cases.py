@@ -108,10 +108,10 @@ def _scraped(instance: str, up: str, seconds: str) -> dict[str, str]:
     }
 
 
-def _open(run: str, rank: str, phase: str, values: str, instance: str) -> dict[str, str]:
-    """The phase that a rank is in, and its total, which has the scope."""
+def _open(run: str, rank: str, phase: str, values: str, instance: str, charged: str = "") -> dict[str, str]:
+    """The phase that a rank is in, and the total that its time is ``charged`` to, by default of the same name."""
     labels = f'run_id="{run}",rank="{rank}",phase="{phase}",instance="{instance}"'
-    return {f"rlhf_open_phase_seconds{{{labels}}}": values, **_phase(run, rank, phase, "0+5x200")}
+    return {f"rlhf_open_phase_seconds{{{labels}}}": values, **_phase(run, rank, charged or phase, "0+15x200")}
 
 
 def _usual(run: str, values: str) -> dict[str, str]:
@@ -122,7 +122,7 @@ LIFE: Final[dict[str, str]] = {
     # hangs with the endpoint alive
     **_progress("hang", "h", "0+15x8 120x200"),
     **_threshold("hang", "h", "90x208"),
-    **_open("hang", "0", "reward_function", "_x9 15+15x200", "h"),
+    **_open("hang", "0", "reward", "_x9 15+15x200", "h", "reward_function"),
     **_usual("hang", "1.25x208"),
     # stopped, or holding the GIL: scrapes wait in vain
     **_progress("stopped", "t", "0+15x8 stale _x200"),
@@ -212,10 +212,10 @@ RANKS: Final[dict[str, str]] = {
     # one of two hangs by itself; each in a pod of its own
     **_progress("one-hangs", 'l0",pod="p0', "0+15x8 120x200"),
     **_threshold("one-hangs", 'l0",pod="p0', "60x208"),
-    **_open("one-hangs", "0", "reward", "_x9 15+15x200", "l0"),
+    **_open("one-hangs", "0", "reward", "_x9 16+15x200", "l0"),
     **_progress("one-hangs", 'l1",pod="p1', "0+15x8 120x200", rank="1"),
     **_threshold("one-hangs", 'l1",pod="p1', "75x208", rank="1"),
-    **_open("one-hangs", "1", "reward_function", "_x9 15+15x200", "l1"),
+    **_open("one-hangs", "1", "reward", "_x9 15+15x200", "l1", "reward_function"),
     # one of two is stopped
     **_progress("one-stopped", "t0", "0+15x8 120x200"),
     **_threshold("one-stopped", "t0", "60x208"),
@@ -321,7 +321,7 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
             tuple({"run_id": run} for run in ("hang", "stopped", "slow-stopped", "hang-killed")),
             facts={
                 "hang": _stalled(
-                    "rank 0 has been in reward_function for 480 s; a step usually takes 1.25 s",
+                    "rank 0 has been in reward for 480 s; a step usually takes 1.25 s",
                     f"http://h/stacks, or {_file('0')}",
                 ),
                 "stopped": _stalled(f"rank 0 {_NO_ANSWER}; it was in generate 480 s ago", _file("0")),
@@ -335,7 +335,7 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
             tuple({"run_id": run} for run in ("one-hangs", "one-stopped", "differs")),
             facts={
                 "one-hangs": _stalled(
-                    "rank 1 has been in reward_function for 480 s", f"http://l1/stacks, or {_file('1')}"
+                    "rank 1 has been in reward for 480 s", f"http://l1/stacks, or {_file('1')}"
                 ),
                 "one-stopped": _stalled(f"rank 1 {_NO_ANSWER}", _file("1")),
                 "differs": _stalled(

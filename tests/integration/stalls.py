@@ -22,10 +22,11 @@ SLOW_S = 8.0
 
 
 def _at_strike(action: Callable[[], object]) -> Callable[..., list[float]]:
-    """A reward function that does something in the step in which it happens."""
+    """A reward function that does something in step ``STRIKE``, by default that in which it happens elsewhere."""
+    strike = int(os.environ.get("STRIKE", STRIKES))
 
     def reward(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
-        if trainer_state.global_step == STRIKES - 1:
+        if trainer_state.global_step == strike - 1:
             action()
         return unhurried(completions)
 
@@ -34,7 +35,7 @@ def _at_strike(action: Callable[[], object]) -> Callable[..., list[float]]:
 
 def blocked_reward(folder: Path) -> None:
     """A reward service does not answer."""
-    train(folder, reward_funcs=[_at_strike(threading.Event().wait)])
+    train(folder, reward_funcs=[_at_strike(threading.Event().wait)], max_steps=ENDLESS)
 
 
 def gil_hang(folder: Path) -> None:
@@ -89,8 +90,8 @@ def long_evaluation(folder: Path) -> None:
 
 
 def collective(folder: Path) -> None:
-    """One of two ranks: of ``STRICKEN`` the reward function does what ``BY`` says, a signal; the other waits in a
-    collective."""
+    """One of two ranks: the reward function of ``STRICKEN`` sends itself the signal ``BY``; the other waits for it, in a
+    collective of gloo, which raises when the other one ends, or where ``FOR_EVER`` says so, for ever, as one of NCCL does."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     for state in (AcceleratorState, GradientState, PartialState):
@@ -99,6 +100,8 @@ def collective(folder: Path) -> None:
     def strike() -> None:
         if os.environ["RANK"] == os.environ["STRICKEN"]:
             os.kill(os.getpid(), int(os.environ["BY"]))
+        elif os.environ["FOR_EVER"] == "yes":
+            threading.Event().wait()
 
     train(folder, reward_funcs=[_at_strike(strike)], ddp_backend="gloo", max_steps=ENDLESS)
 

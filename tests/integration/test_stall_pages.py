@@ -35,6 +35,8 @@ pytestmark = [
 
 FLOOR_S = 5.0
 """Without a step for so long a run has stalled: ten times a step here."""
+WARMED_UP = 22
+"""A step from which on it is known what a step usually takes."""
 GROUP_INTERVAL_S = 5
 WITHIN_S = 120.0
 QUIET_S = 3 * GROUP_INTERVAL_S + 5
@@ -48,16 +50,19 @@ class Plan(NamedTuple):
     page: str = ""
     ranks: int = 1
     by: int = 0
+    for_ever: bool = False
+    strike: int = 6
 
 
 RUNS = {
-    "blocked-reward": Plan("blocked_reward", "RunStalled"),
+    "blocked-reward": Plan("blocked_reward", "RunStalled", strike=WARMED_UP),
     "gil-hang": Plan("gil_hang", "RunStalled"),
     "stopped": Plan("stopped", "RunStalled"),
     "hang-killed": Plan("blocked_reward", "RunStalled"),
     "killed": Plan("killed", "RunGone"),
     "rank-stopped": Plan("collective", "RunStalled", 2, signal.SIGSTOP),
     "rank-killed": Plan("collective", "RunGone", 2, signal.SIGKILL),
+    "rank-killed-other-hangs": Plan("collective", "RunGone", 2, signal.SIGKILL, for_ever=True),
     "long-evaluation": Plan("long_evaluation"),
     "finish": Plan("finish"),
     "terminate": Plan("terminate"),
@@ -118,6 +123,7 @@ def start(nursery: Nursery, run_id: str, ports: list[int], folder: Path) -> list
             "MASTER_PORT": str(rendezvous),
             "STRICKEN": str(plan.ranks - 1),
             "BY": str(int(plan.by)),
+            "FOR_EVER": "yes" if plan.for_ever else "no",
         }
         started.append(
             nursery.start(
@@ -126,7 +132,8 @@ def start(nursery: Nursery, run_id: str, ports: list[int], folder: Path) -> list
                 RUN_ID=run_id,
                 PORT=str(port - rank),  # to which the local rank is added
                 SCRAPERS="2",
-                SECONDS="0.4",
+                SECONDS="0.3",
+                STRIKE=str(plan.strike),
                 RLHF_OTEL_STALL_FLOOR_S=str(FLOOR_S),
                 **(variables if plan.ranks > 1 else {}),
             )
@@ -161,7 +168,7 @@ def test_the_silent_runs_were_watched(watch: Watch) -> None:
 def test_the_page_of_a_blocked_reward_names_rank_phase_and_stacks(watch: Watch) -> None:
     said = watch.page("blocked-reward")["annotations"]
     found = re.fullmatch(
-        r"rank 0 has been in reward_function for (\d+) s; a step usually takes ([\d.]+) s", said["observed"]
+        r"rank 0 has been in reward for (\d+) s; a step usually takes ([\d.]+) s", said["observed"]
     )
     assert found, said["observed"]
     assert float(found[1]) >= FLOOR_S
@@ -183,7 +190,9 @@ def test_of_ranks_that_wait_for_each_other_the_stopped_one_is_named(watch: Watch
     assert "rank" not in page["labels"], "one alert a run"
 
 
-@pytest.mark.parametrize(("run_id", "rank"), [("killed", 0), ("rank-killed", 1)])
+@pytest.mark.parametrize(
+    ("run_id", "rank"), [("killed", 0), ("rank-killed", 1), ("rank-killed-other-hangs", 1)]
+)
 def test_the_page_of_a_killed_rank_names_it(watch: Watch, run_id: str, rank: int) -> None:
-    """Whatever that did to the other one."""
+    """Whatever that did to the other one: it failed, or hangs."""
     assert watch.page(run_id)["annotations"]["observed"] == f"gone: rank {rank} "
