@@ -144,7 +144,7 @@ _FILE: Final = 'the file stacks-{{ . | first | label "rank" }}.txt in the run\'s
 _STACKS: Final = _told(
     _FILE,
     f'http://{{{{ . | first | label "instance" }}}}/stacks, or {_FILE}',
-    "the files stacks-RANK.txt in the run's folder",
+    "stacks-rankN.txt beside the journal",
 )
 
 

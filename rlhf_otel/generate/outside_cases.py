@@ -253,7 +253,7 @@ def _stalled(observed: str, stacks: str) -> dict[str, str]:
 
 
 def _file(rank: str) -> str:
-    return f"the file stacks-{rank}.txt in the run's folder"
+    return f"stacks-rank{rank}.txt beside the journal"
 
 
 OUTSIDE_CASES: Final[dict[str, list[Case]]] = {

@@ -173,7 +173,7 @@ def test_the_page_of_a_blocked_reward_names_rank_phase_and_stacks(watch: Watch) 
     assert found, said["observed"]
     assert float(found[1]) >= FLOOR_S
     assert float(found[2]) < FLOOR_S
-    assert re.match(r"http://localhost:\d+/stacks, or the file stacks-0", said["stacks"])
+    assert re.match(r"http://localhost:\d+/stacks, or stacks-rank0.txt", said["stacks"])
 
 
 @pytest.mark.parametrize("run_id", ["gil-hang", "stopped"])
@@ -181,7 +181,7 @@ def test_the_page_of_a_process_that_does_not_answer_says_so(watch: Watch, run_id
     said = watch.page(run_id)["annotations"]
     assert said["observed"].startswith("rank 0 does not answer")
     assert " it was in " in said["observed"]
-    assert said["stacks"].startswith("the file stacks-0")
+    assert said["stacks"] == "stacks-rank0.txt beside the journal"
 
 
 def test_of_ranks_that_wait_for_each_other_the_stopped_one_is_named(watch: Watch) -> None:
