@@ -140,7 +140,7 @@ _OBSERVED: Final = (
     )
     + _USUAL
 )
-_FILE: Final = 'the file stacks-{{ . | first | label "rank" }}.txt in the run\'s folder'
+_FILE: Final = 'stacks-rank{{ . | first | label "rank" }}.txt beside the journal'
 _STACKS: Final = _told(
     _FILE,
     f'http://{{{{ . | first | label "instance" }}}}/stacks, or {_FILE}',
