@@ -99,7 +99,7 @@ class Settings(BaseModel):
         description="One in so many healthy steps is kept as a trace; OTEL_TRACES_SAMPLER says so too.",
     )
     stall_floor_s: float = Field(
-        300.0, gt=0, description="Seconds without a step that never count as a stall."
+        60.0, gt=0, description="Seconds without a step that never count as a stall."
     )
     stall_multiple: float = Field(
         3.0, gt=1, description="Multiple of the slowest usual step that counts as a stall."

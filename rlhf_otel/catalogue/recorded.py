@@ -53,7 +53,11 @@ def _ended(outcome: str, state: RunState) -> str:
 
 
 def _alert(name: str, state: RunState) -> str:
-    return f'0 * max by (job, run_id) (ALERTS{{alertname="{name}", alertstate="firing"}}) + {state.value}'
+    """The alert, of all ranks together, says nothing of the job."""
+    return (
+        "0 * max by (job, run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[2h])\n"
+        f'    and on (run_id) ALERTS{{alertname="{name}", alertstate="firing"}}) + {state.value}'
+    )
 
 
 _STATE: Final = "\n  or\n".join(

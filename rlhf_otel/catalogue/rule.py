@@ -75,16 +75,17 @@ class NonFinite:
 
 @dataclass(frozen=True, slots=True)
 class PromQL:
-    """An expression for Prometheus alone. ``$window`` stands for 8 scrape intervals (2 minutes at 15 s),
-    ``$range`` for 20.
+    """An expression for Prometheus alone. ``$scrape`` stands for a scrape interval, ``$window`` for 8
+    (2 minutes at 15 s), ``$range`` for 20; ``$patience`` for half the timeout of a scrape, in seconds.
 
-    ``hold`` is the alert's ``for``, in scrape intervals. ``observed`` is a template for the page: what the
-    expression found, in numbers.
+    ``hold`` is the alert's ``for``, in scrape intervals. ``observed`` and ``stacks`` are templates for the page: what
+    the expression found, in numbers; where to read the stacks of a process that hangs.
     """
 
     expression: str
     hold: int = 0
     observed: str = ""
+    stacks: str = ""
 
 
 Condition = Comparison | NonFinite

@@ -1,7 +1,7 @@
 """Rules: what counts as wrong, declared once for both engines.
 
-What a rule is, is in ``rule``; those of policy, rewards, completions, resources, pipelines, single trainers and
-checkpoints are in ``rules_*``; here are those of any run, and of its end.
+What a rule is, is in ``rule``; those of policy, rewards, completions, resources, pipelines, single trainers,
+checkpoints and of processes that stall or vanish are in ``rules_*``; here are those of any run, and of its end.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rlhf_otel.catalogue.rule import (
 )
 from rlhf_otel.catalogue.rules_checkpoints import CHECKPOINT_RULES
 from rlhf_otel.catalogue.rules_completions import COMPLETION_RULES
+from rlhf_otel.catalogue.rules_liveness import LIVENESS_RULES
 from rlhf_otel.catalogue.rules_pipelines import PIPELINE_RULES
 from rlhf_otel.catalogue.rules_policy import POLICY_RULES
 from rlhf_otel.catalogue.rules_resources import RESOURCE_RULES
@@ -57,12 +58,6 @@ FINISHED: Final = "RunFinished"
 """The rule that silences the tickets of a run."""
 
 _HEURISTIC = "Heuristic; calibrated on real tiny runs and public logs."
-
-_REPLACED = """(
-    max by (run_id, rank) (last_over_time(rlhf_last_progress_timestamp_seconds[2h])) + 60
-      < on (run_id) group_left () max by (run_id) (last_over_time(rlhf_process_start_time_seconds{rank="0"}[2h]))
-  )"""
-"""Ranks of an earlier attempt that a later one does without: the run was started again with fewer."""
 
 _LOCAL = 'sum without (instance, phase) (rate(rlhf_phase_seconds_total{scope="local"}[$range]))'
 
@@ -156,18 +151,7 @@ RULES: Final[tuple[Rule, ...]] = (
         steps=10,
         inhibited_by=("RunStalled", "RewardFunctionSlow", "ThroughputRegression"),
     ),
-    Rule(
-        "RunFailed", _OUTSIDE, _CRITICAL,
-        "training ended with an exception",
-        "See the exception in the job's log and in the journal's last record.",
-        "Mend the cause and resume from the last checkpoint.",
-        "Definition: train() raised something other than an interruption.",
-        promql=PromQL(
-            'max without (instance) (last_over_time(rlhf_run_end_timestamp_seconds{outcome="failed"}[15m]))\n'
-            "  >= on (run_id) group_left ()\n"
-            "max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[15m]))"
-        ),
-    ),
+    *LIVENESS_RULES,
     Rule(
         "RunInterrupted", _OUTSIDE, _INFO,
         "training was interrupted before its end",
@@ -190,51 +174,6 @@ RULES: Final[tuple[Rule, ...]] = (
             'max without (instance) (last_over_time(rlhf_run_end_timestamp_seconds{outcome="finished"}[15m]))\n'
             "  >= on (run_id) group_left ()\n"
             "max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[15m]))"
-        ),
-    ),
-    Rule(
-        "RunStalled", _OUTSIDE, _CRITICAL,
-        "no step has finished for several times the usual step time",
-        "A hanging collective, a reward service that does not answer, a deadlock, or a stopped process.",
-        "Look at the open phase (rlhf_phase_seconds_total grows in just one) and take stacks with py-spy dump.",
-        "Heuristic: a multiple of the usual step, never below a floor; computed in process, so that slow runs do not page.",
-        promql=PromQL(
-            "(\n"
-            "  time() - max without (instance) (last_over_time(rlhf_last_progress_timestamp_seconds[2h]))\n"
-            "    > max without (instance) (last_over_time(rlhf_stall_threshold_seconds[2h]))\n"
-            ")\n"
-            "unless on (run_id) (\n"
-            "  max by (run_id) (last_over_time(rlhf_run_end_timestamp_seconds[2h]))\n"
-            "    >= max by (run_id) (last_over_time(rlhf_last_progress_timestamp_seconds[2h]))\n"
-            ")\n"
-            f"unless on (run_id, rank) {_REPLACED}"
-        ),
-        inhibited_by=("RunFailed", "RunGone"),
-    ),
-    Rule(
-        "RunGone", _OUTSIDE, _CRITICAL,
-        "a training process vanished without saying how it ended",
-        "Killed (out of memory, SIGKILL, node lost), or the network between it and Prometheus is down.",
-        "Look at the node and the scheduler (dmesg, job state); resume from the last checkpoint.",
-        "Definition: a rank's series ended and it recorded no end. That other ranks were then told to end says nothing "
-        "of why, so each rank has to say so itself.",
-        promql=PromQL(
-            "max without (instance, rank) (\n"
-            "  max without (instance) (last_over_time(rlhf_last_progress_timestamp_seconds[2h]))\n"
-            "  unless on (run_id, rank) rlhf_last_progress_timestamp_seconds\n"
-            "  unless on (run_id, rank) (\n"
-            "    max by (run_id, rank) (last_over_time(rlhf_run_end_timestamp_seconds[2h]))\n"
-            "      >= max by (run_id, rank) (last_over_time(rlhf_last_progress_timestamp_seconds[2h]))\n"
-            "  )\n"
-            f"  unless on (run_id, rank) {_REPLACED}\n"
-            ")",
-            observed='{{ with printf "'
-            "max by (rank) (last_over_time(rlhf_last_progress_timestamp_seconds{run_id=%q}[2h])) "
-            "unless on (rank) rlhf_last_progress_timestamp_seconds{run_id=%q} "
-            "unless on (rank) last_over_time(rlhf_run_end_timestamp_seconds{run_id=%q}[2h])"
-            '" $labels.run_id $labels.run_id $labels.run_id | query }}'
-            'gone: {{ range sortByLabel "rank" . }}rank {{ .Labels.rank }} {{ end }}{{ end }}',
-            hold=8,
         ),
     ),
     Rule(
@@ -319,7 +258,7 @@ RULES: Final[tuple[Rule, ...]] = (
             observed='{{ with printf "count(max by (rank) (rlhf_last_progress_timestamp_seconds{run_id=%q}))" '
             "$labels.run_id | query }}{{ . | first | value }}{{ else }}0{{ end }} ranks are scraped",
         ),
-        inhibited_by=("RunGone", "RunFailed"),
+        inhibited_by=("RunGone", "RunFailed", "RunStalled"),
     ),
     Rule(
         "Drill", _OUTSIDE, _INFO,

@@ -88,6 +88,8 @@ class Servers:
     timing: Timing = field(default_factory=lambda: Timing(scrape_s=1))
     who: Paging | None = None
     """Who is told; by default the receiver is."""
+    group_interval: str = alertmanager.GROUP_INTERVAL
+    """Before Alertmanager tells that something joined a page."""
     started: list[Server] = field(default_factory=list)
 
     @property
@@ -119,7 +121,10 @@ class Servers:
         port = free_port(9093)
         config = self.directory / "alertmanager.yml"
         config.write_text(
-            alertmanager.config_file(self.timing, self.who or local(self.receiver_url)), encoding="utf-8"
+            alertmanager.config_file(
+                self.timing, self.who or local(self.receiver_url), group_interval=self.group_interval
+            ),
+            encoding="utf-8",
         )
         (self.directory / "templates").mkdir(exist_ok=True)
         (self.directory / "templates/rlhf.tmpl").write_text(alertmanager.template_file(), encoding="utf-8")

@@ -46,6 +46,11 @@ class Timing:
     scrape_s: int = 15
 
     @property
+    def timeout_s(self) -> int:
+        """How long Prometheus waits for a scrape."""
+        return min(10, self.scrape_s)
+
+    @property
     def level_window(self) -> str:
         """Range of level rules: a little less than two intervals, which holds two samples and not three."""
         return f"{LEVEL_SCRAPES * 1000 * self.scrape_s - 100}ms"
@@ -72,7 +77,9 @@ class AlertForm:
     keep_firing: str = ""
 
 
-_SERIES: Final = re.compile(r"(?<![\w:])(?P<metric>rlhf_\w+|up)\b(?:\{(?P<matchers>[^}]*)\})?(?!\()")
+_SERIES: Final = re.compile(
+    r"(?<![\w:])(?P<metric>rlhf_\w+|up|scrape_duration_seconds)\b(?:\{(?P<matchers>[^}]*)\})?(?!\()"
+)
 
 
 def select(expression: str, matchers: str) -> str:
@@ -107,8 +114,14 @@ def compile_rule(rule: Rule, timing: Timing) -> list[AlertForm]:
 
 def _given(rule: Rule, promql: PromQL, timing: Timing, engine: str, keep: str) -> AlertForm:
     hold = timing.duration(promql.hold) if promql.hold else ""
-    expression = promql.expression.replace("$window", timing.window)
-    expression = expression.replace("$range", timing.duration(RANGE_SCRAPES))
+    expression = promql.expression
+    for name, value in {
+        "$scrape": timing.duration(1),
+        "$window": timing.window,
+        "$range": timing.duration(RANGE_SCRAPES),
+        "$patience": f"{timing.timeout_s / 2:g}",
+    }.items():
+        expression = expression.replace(name, value)
     return AlertForm(rule, engine, expression, hold, keep)
 
 

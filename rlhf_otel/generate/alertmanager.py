@@ -17,11 +17,18 @@ RUN: Final = 'run_id=~".+"'
 
 TEMPLATES: Final = "templates/*.tmpl"
 """Beside the configuration."""
+GROUP_INTERVAL: Final = "5m"
+"""Before what has changed in a group is told: the second engine's alert joins within 2 minutes, and is no second page."""
 NOBODY: Final = "nobody"
 """An info annotates boards and calls nobody."""
 
 
-def config_file(timing: Timing, who: Paging | None = None, rules: Sequence[Rule] = RULES) -> str:
+def config_file(
+    timing: Timing,
+    who: Paging | None = None,
+    rules: Sequence[Rule] = RULES,
+    group_interval: str = GROUP_INTERVAL,
+) -> str:
     """The configuration for ``who`` is told, as YAML. Without it there are three local webhooks."""
     who = who or local()
     content: dict[str, Any] = {
@@ -32,7 +39,7 @@ def config_file(timing: Timing, who: Paging | None = None, rules: Sequence[Rule]
             "group_by": ["run_id"],
             # One scrape and two evaluations: a cause overtakes its effects.
             "group_wait": f"{3 * timing.scrape_s}s",
-            "group_interval": "5m",  # the second engine's alert joins within 2 minutes: no second page for it
+            "group_interval": group_interval,
             "repeat_interval": "4h",
             "routes": _routes(who),
         },

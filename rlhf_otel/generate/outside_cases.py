@@ -64,8 +64,8 @@ def _series(metric: str, run: str, values: str, **labels: str) -> dict[str, str]
     return {f'{metric}{{run_id="{run}"{text},rank="0",instance="i"}}': values}
 
 
-def _ended(outcome: str, others: tuple[str, str]) -> list[Case]:
-    """Runs of which ``bad`` ended so, others otherwise, and one was resumed since."""
+def _ended(outcome: str, others: tuple[str, str], observed: str = "", **labels: str) -> list[Case]:
+    """Runs of which ``bad`` ended so, others otherwise, and one was resumed since; ``labels`` are the alert's more."""
     series = {
         **_progress("bad", "b", "0+15x20 300 stale _x200"),
         **_end("bad", "b", "_x20 301 stale _x200", outcome),
@@ -76,8 +76,10 @@ def _ended(outcome: str, others: tuple[str, str]) -> list[Case]:
     series |= _progress("again", "a", "0+15x4 60 stale _x200")
     series |= _end("again", "a", "_x4 61 stale _x200", outcome)
     series |= _progress("again", "a2", "_x10 150+15x200")
-    labels = {"run_id": "bad", "outcome": outcome, "rank": "0"}
-    return [Case(f"{outcome}; ended otherwise; {outcome} and then resumed", series, (labels,))]
+    firing = {"run_id": "bad", "outcome": outcome, **labels}
+    return [
+        Case(f"{outcome}; ended otherwise; {outcome} and then resumed", series, (firing,), observed=observed)
+    ]
 
 
 def _faults(run: str, values: str) -> dict[str, str]:
@@ -98,13 +100,56 @@ def _verdict(run: str, rule: str, values: str) -> dict[str, str]:
     return {f"rlhf_anomaly_active{{{labels}}}": values}
 
 
+def _scraped(instance: str, up: str, seconds: str) -> dict[str, str]:
+    """What Prometheus says of a target: whether its scrapes succeed, and how long they take."""
+    return {
+        f'up{{instance="{instance}"}}': up,
+        f'scrape_duration_seconds{{instance="{instance}"}}': seconds,
+    }
+
+
+def _open(run: str, rank: str, phase: str, values: str, instance: str, charged: str = "") -> dict[str, str]:
+    """The phase that a rank is in, and the total that its time is ``charged`` to, by default of the same name."""
+    labels = f'run_id="{run}",rank="{rank}",phase="{phase}",instance="{instance}"'
+    return {f"rlhf_open_phase_seconds{{{labels}}}": values, **_phase(run, rank, charged or phase, "0+15x200")}
+
+
+def _usual(run: str, values: str) -> dict[str, str]:
+    return {f'rlhf_signal_baseline{{run_id="{run}",signal="step_duration",instance="i"}}': values}
+
+
 LIFE: Final[dict[str, str]] = {
     # hangs with the endpoint alive
     **_progress("hang", "h", "0+15x8 120x200"),
     **_threshold("hang", "h", "90x208"),
-    # killed, or holding the GIL: scrapes fail
+    **_open("hang", "0", "reward", "_x9 15+15x200", "h", "reward_function"),
+    **_usual("hang", "1.25x208"),
+    # stopped, or holding the GIL: scrapes wait in vain
+    **_progress("stopped", "t", "0+15x8 stale _x200"),
+    **_threshold("stopped", "t", "90x8 stale _x200"),
+    **_open("stopped", "0", "data", "0.2x7 stale _x200", "t"),
+    **_open("stopped", "0", "generate", "_x8 0.5 stale _x200", "t"),
+    **_scraped("t", "1x8 0x200", "0.01x8 10x200"),
+    # so, with steps of half an hour: 2 minutes without an answer are enough
+    **_progress("slow-stopped", "u", "0x25 stale _x200"),
+    **_threshold("slow-stopped", "u", "5400x25 stale _x200"),
+    **_scraped("u", "1x25 0x200", "0.01x25 10x200"),
+    # hangs, which pages, and is killed in the end
+    **_progress("hang-killed", "hk", "0+15x8 120x13 stale _x200"),
+    **_threshold("hang-killed", "hk", "90x21 stale _x200"),
+    **_scraped("hk", "1x21 0x200", "0.01x21 0.001x200"),
+    # killed: the port refuses
     **_progress("kill", "k", "0+15x8 stale _x200"),
     **_threshold("kill", "k", "90x8 stale _x200"),
+    **_scraped("k", "1x8 0x200", "0.01x8 0.001x200"),
+    # killed, and its pod's address is taken away once that has paged
+    **_progress("unrouted", "n", "0+15x8 stale _x200"),
+    **_threshold("unrouted", "n", "90x8 stale _x200"),
+    **_scraped("n", "1x8 0x200", "0.01x8 0.001x22 10x200"),
+    # killed with its pod: no target any more
+    **_progress("removed", "m", "0+15x8 stale _x200"),
+    **_threshold("removed", "m", "90x8 stale _x200"),
+    **_scraped("m", "1x8 stale", "0.01x8 stale"),
     # ends well
     **_progress("ok", "o", "0+15x8 120 stale _x200"),
     **_threshold("ok", "o", "90x9 stale _x200"),
@@ -119,12 +164,28 @@ LIFE: Final[dict[str, str]] = {
     **_progress("resumed", "q", "_x6 90+15x6 stale _x200"),
     **_threshold("resumed", "q", "_x6 90x6 stale _x200"),
     **_end("resumed", "q", "_x12 181 stale _x200"),
+    # stopped on host v, whose place host w has taken
+    **_progress("moved", "v", "0+15x4 stale _x200"),
+    **_threshold("moved", "v", "90x4 stale _x200"),
+    **_scraped("v", "1x4 0x200", "0.01x4 10x200"),
+    **_progress("moved", "w", "_x6 90+15x200"),
+    **_threshold("moved", "w", "_x6 90x200"),
     # steps of half an hour
     **_progress("slow", "s", "0x119 1800x100"),
     **_threshold("slow", "s", "5400x220"),
-    # one failed scrape
+    # evaluates, or saves a checkpoint: the process raises the threshold
+    **_progress("evaluates", "ev", "0+15x8 120x200"),
+    **_threshold("evaluates", "ev", "90x8 3600x200"),
+    # one failed scrape, and one just now, that waited in vain
     **_progress("gap", "g", "0+15x20 stale 330+15x200"),
     **_threshold("gap", "g", "90x20 stale 90x200"),
+    **_progress("gap-now", "gn", "0+15x39 stale _x200"),
+    **_threshold("gap-now", "gn", "10x39 stale _x200"),
+    **_scraped("gn", "1x39 0x200", "0.01x39 10x200"),
+    # Prometheus was away, for longer than a run may be without a step
+    **_progress("unwatched", "aw", "0+15x30 _x200"),
+    **_threshold("unwatched", "aw", "90x30 _x200"),
+    **_scraped("aw", "1x30 _x200", "0.01x30 _x200"),
 }
 """Lives of runs: what the alerts about the process tell apart."""
 
@@ -134,6 +195,40 @@ RANKS: Final[dict[str, str]] = {
     **_end("rank-killed", "r0", "_x8 125 stale _x200", "interrupted"),
     **_progress("rank-killed", "r1", "0+15x8 stale _x200", rank="1"),
     **_threshold("rank-killed", "r1", "90x8 stale _x200", rank="1"),
+    # one rank of two is killed, and the other hangs in a collective
+    **_progress("collective", "c0", "0+15x8 120x200"),
+    **_threshold("collective", "c0", "60x208"),
+    **_progress("collective", "c1", "0+15x8 stale _x200", rank="1"),
+    **_threshold("collective", "c1", "60x8 stale _x200", rank="1"),
+    **_scraped("c1", "1x8 0x200", "0.01x8 0.001x200"),
+    # one rank of two is killed, which is an error of a collective on the other
+    **_progress("killed-then-failed", "kf0", "0+15x8 120 stale _x200"),
+    **_end("killed-then-failed", "kf0", "_x8 125x5 stale _x200", "failed"),
+    **_progress("killed-then-failed", "kf1", "0+15x8 stale _x200", rank="1"),
+    # one of two fails, and the other is killed by the launcher a minute later
+    **_progress("failed-then-killed", "fk0", "0+15x8 120 stale _x200"),
+    **_end("failed-then-killed", "fk0", "_x8 125x5 stale _x200", "failed"),
+    **_progress("failed-then-killed", "fk1", "0+15x8 120x10 stale _x200", rank="1"),
+    # one of two hangs by itself; each in a pod of its own
+    **_progress("one-hangs", 'l0",pod="p0', "0+15x8 120x200"),
+    **_threshold("one-hangs", 'l0",pod="p0', "60x208"),
+    **_open("one-hangs", "0", "reward", "_x9 16+15x200", "l0"),
+    **_progress("one-hangs", 'l1",pod="p1', "0+15x8 120x200", rank="1"),
+    **_threshold("one-hangs", 'l1",pod="p1', "75x208", rank="1"),
+    **_open("one-hangs", "1", "reward", "_x9 15+15x200", "l1", "reward_function"),
+    # one of two is stopped
+    **_progress("one-stopped", "t0", "0+15x8 120x200"),
+    **_threshold("one-stopped", "t0", "60x208"),
+    **_open("one-stopped", "0", "backward", "_x9 15+15x200", "t0"),
+    **_progress("one-stopped", "t1", "0+15x8 stale _x200", rank="1"),
+    **_threshold("one-stopped", "t1", "60x8 stale _x200", rank="1"),
+    **_scraped("t1", "1x8 0x200", "0.01x8 10x200"),
+    # three hang in collective phases, of which one in another
+    **_progress("differs", "d0", "0+15x8 120x200"),
+    **_threshold("differs", "d0", "60x208"),
+    **_open("differs", "0", "backward", "_x9 16+15x200", "d0"),
+    **_open("differs", "1", "loss", "_x9 15+15x200", "d1"),
+    **_open("differs", "2", "backward", "_x9 16+15x200", "d2"),
     # both are pre-empted
     **_progress("both", "b0", "0+15x8 120 stale _x200"),
     **_end("both", "b0", "_x8 125 stale _x200", "interrupted"),
@@ -148,7 +243,18 @@ RANKS: Final[dict[str, str]] = {
     **_started("shrunk", "s2", "_x9 135x200"),
     **_threshold("shrunk", "s2", "_x9 90x200"),
 }
-"""Lives of runs of two ranks."""
+"""Lives of runs of several ranks."""
+
+_NO_ANSWER: Final = "does not answer: it is stopped, holds the interpreter's lock, or its node is lost"
+
+
+def _stalled(observed: str, stacks: str) -> dict[str, str]:
+    return {"observed": observed, "stacks": stacks}
+
+
+def _file(rank: str) -> str:
+    return f"stacks-rank{rank}.txt beside the journal"
+
 
 OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
     "NonFinite": [
@@ -165,9 +271,17 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
             ({"run_id": "bad", "rank": "0"}, {"run_id": "early", "rank": "0"}),
         )
     ],
-    "RunFailed": _ended("failed", ("finished", "interrupted")),
-    "RunInterrupted": _ended("interrupted", ("finished", "failed")),
-    "RunFinished": _ended("finished", ("failed", "interrupted")),
+    "RunFailed": [
+        *_ended("failed", ("finished", "interrupted"), "failed: rank 0 "),
+        Case(
+            "lives of several ranks",
+            RANKS,
+            ({"run_id": "failed-then-killed", "outcome": "failed"},),
+            observed="failed: rank 0 ",
+        ),
+    ],
+    "RunInterrupted": _ended("interrupted", ("finished", "failed"), rank="0"),
+    "RunFinished": _ended("finished", ("failed", "interrupted"), rank="0"),
     "RewardFunctionFailing": [
         Case(
             "raised; never raised",
@@ -201,12 +315,48 @@ OUTSIDE_CASES: Final[dict[str, list[Case]]] = {
         )
     ],
     "RunStalled": [
-        Case("lives", LIFE, ({"run_id": "hang", "rank": "0"}, {"run_id": "kill", "rank": "0"})),
-        Case("lives of two ranks", RANKS, ()),
+        Case(
+            "lives",
+            LIFE,
+            tuple({"run_id": run} for run in ("hang", "stopped", "slow-stopped", "hang-killed")),
+            facts={
+                "hang": _stalled(
+                    "rank 0 has been in reward for 480 s; a step usually takes 1.25 s",
+                    f"http://h/stacks, or {_file('0')}",
+                ),
+                "stopped": _stalled(f"rank 0 {_NO_ANSWER}; it was in generate 480 s ago", _file("0")),
+                "slow-stopped": _stalled(f"rank 0 {_NO_ANSWER}", _file("0")),
+                "hang-killed": _stalled(f"rank 0 {_NO_ANSWER}", _file("0")),
+            },
+        ),
+        Case(
+            "lives of several ranks",
+            RANKS,
+            tuple({"run_id": run} for run in ("one-hangs", "one-stopped", "differs")),
+            facts={
+                "one-hangs": _stalled(
+                    "rank 1 has been in reward for 480 s", f"http://l1/stacks, or {_file('1')}"
+                ),
+                "one-stopped": _stalled(f"rank 1 {_NO_ANSWER}", _file("1")),
+                "differs": _stalled(
+                    "rank 1 has been in loss for 480 s", f"http://d1/stacks, or {_file('1')}"
+                ),
+            },
+        ),
     ],
     "RunGone": [
-        Case("lives", LIFE, ({"run_id": "kill"},), observed="gone: rank 0 "),
-        Case("lives of two ranks", RANKS, ({"run_id": "rank-killed"},), observed="gone: rank 1 "),
+        Case(
+            "lives",
+            LIFE,
+            tuple({"run_id": run} for run in ("kill", "unrouted", "removed")),
+            observed="gone: rank 0 ",
+        ),
+        Case(
+            "lives of several ranks",
+            RANKS,
+            tuple({"run_id": run} for run in ("rank-killed", "collective", "killed-then-failed")),
+            observed="gone: rank 1 ",
+        ),
     ],
     "Straggler": [
         Case(

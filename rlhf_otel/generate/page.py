@@ -70,6 +70,8 @@ def texts(rule: Rule, links: Links) -> dict[str, str]:
         found["trace_id"] = _trace(rule, TRACE_ID)
     elif rule.promql is not None and rule.promql.observed:
         found["observed"] = rule.promql.observed
+        if rule.promql.stacks:
+            found["stacks"] = rule.promql.stacks
     found |= _links(rule, links)
     found["owner"] = _first(
         f'last_over_time(rlhf_run_info{{run_id=%q,owner!=""}}[{KNOWN_FOR}])',

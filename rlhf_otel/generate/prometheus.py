@@ -35,7 +35,7 @@ def config_file(
     content: dict[str, Any] = {
         "global": {
             "scrape_interval": f"{timing.scrape_s}s",
-            "scrape_timeout": f"{min(10, timing.scrape_s)}s",
+            "scrape_timeout": f"{timing.timeout_s}s",
             "evaluation_interval": f"{evaluation_s or timing.scrape_s}s",
         },
         "rule_files": list(rule_files),

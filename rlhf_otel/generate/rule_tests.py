@@ -42,7 +42,12 @@ UNKNOWN_RUN: Final = {
 """What a page says of a run of which there is nothing but the alert; ``around`` is the moment that the link to the
 board shows, in Unix seconds."""
 
-NEEDS: Final = {"EngineDisagreement": ("NonFinite", "RewardCollapse", "TruncationHigh")}
+NEEDS: Final = {
+    "EngineDisagreement": ("NonFinite", "RewardCollapse", "TruncationHigh"),
+    "RunFailed": ("RunGone",),
+    "RunStalled": ("RunGone",),
+    "RunGone": ("RunStalled", "RunFailed"),
+}
 """Rules whose cases rest on others, which have to be as in the catalogue."""
 
 
@@ -92,6 +97,7 @@ def _expected(
         **UNKNOWN_RUN,
         **seen,
         "observed": case.observed,
+        "stacks": "",
         "trace_id": case.trace_id,
         **case.facts.get(run, {}),
     }

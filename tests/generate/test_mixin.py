@@ -103,6 +103,7 @@ def test_a_trace_address_without_a_place_for_the_id_is_refused() -> None:
             'max by (run_id) (rlhf_x_total{rule="R"}[5m])',
             'max by (run_id) (rlhf_x_total{rule="R",a="b"}[5m])',
         ),
+        ("scrape_duration_seconds >= 5", 'scrape_duration_seconds{a="b"} >= 5'),
         ("up == 0 and run:rlhf_state:current == 1", 'up{a="b"} == 0 and run:rlhf_state:current == 1'),
         ('ALERTS{alertname=~"RLHF.*"}', 'ALERTS{alertname=~"RLHF.*"}'),
     ],

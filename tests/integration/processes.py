@@ -1,4 +1,4 @@
-"""Starts the processes of ``scenarios.py``."""
+"""Starts the processes of ``scenarios.py``, and of scripts like it."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Training:
 class Nursery:
     """The process that has imported everything, and that all others are forked from."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: str = "scenarios.py") -> None:
         environment = {key: v for key, v in os.environ.items() if not key.startswith(("RLHF_OTEL_", "OTEL_"))}
         here = Path(__file__).parent
         path = [str(here), str(here.parent), *filter(None, [environment.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            [sys.executable, str(here / "scenarios.py")],
+            [sys.executable, str(here / script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

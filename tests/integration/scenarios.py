@@ -271,7 +271,7 @@ def one_after_another(folder: Path) -> None:
     (folder / "bases.json").write_text(json.dumps(bases))
 
 
-def main() -> None:
+def main(scenarios: dict[str, Any]) -> None:
     """Fork a child for each request; in the child return, having run its scenario."""
     with (
         tempfile.TemporaryDirectory() as folder
@@ -288,7 +288,7 @@ def main() -> None:
             _answer(pid)
             continue
         _become(Path(request["folder"]), request["environment"])
-        globals()[request["do"]](Path(request["folder"]))
+        scenarios[request["do"]](Path(request["folder"]))
         return
 
 
@@ -307,4 +307,4 @@ def _become(folder: Path, environment: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(globals())

@@ -5,23 +5,21 @@ All runs are watched at once, since most of the time goes into waiting for what 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from observing import fetch
 from otlp_receiver import free_port, wait_until
+from pages import Watch, evaluated_at, found_by
 from processes import Nursery, Training
 from scenarios import STRIKES
 
-from rlhf_otel.demo.receiver import Notification, Receiver
+from rlhf_otel.demo.receiver import Receiver
 from rlhf_otel.demo.servers import PROGRAMS, Servers, program
 
 pytestmark = [
@@ -43,21 +41,6 @@ WITHIN_S = 90.0
 QUIET_S = 20
 """After the end, in the time of Prometheus' evaluations: a run counts as gone after 8 s here, and Alertmanager
 waits for 3 s."""
-
-
-class Watch(NamedTuple):
-    """What came of all runs."""
-
-    notifications: list[Notification]
-    prometheus: list[str]
-
-    def of(self, run_id: str, receiver: str) -> list[list[str]]:
-        """The rules that fired in each notification about a run."""
-        return [
-            sorted({alert["labels"]["rule"] for alert in note.firing})
-            for note in self.notifications
-            if note.receiver == receiver and note.firing and note.firing[0]["labels"].get("run_id") == run_id
-        ]
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +102,6 @@ def ask_once(training: Training) -> None:
     assert "rlhf_step" in text
 
 
-def ask(url: str, path: str) -> Any:
-    with urllib.request.urlopen(url + path, timeout=10) as answer:
-        return json.load(answer)["data"]
-
-
-def evaluated_at(url: str) -> float:
-    """Until when this Prometheus has evaluated all rules; Unix seconds."""
-    _, text = fetch("/metrics", url)
-    name = "prometheus_rule_group_last_evaluation_timestamp_seconds{"
-    return min(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
-
-
 @pytest.mark.parametrize("run_id", PAGED)
 def test_exactly_one_page(watch: Watch, run_id: str) -> None:
     """Though there are two replicas, and two engines for what is not finite."""
@@ -159,14 +130,14 @@ def test_scrapes_of_the_frozen_run_did_fail(watch: Watch) -> None:
     """Between two that did not: else its silence would say nothing."""
     query = f'count_over_time((up == 0 and on (instance) last_over_time(rlhf_step{{run_id="{FROZEN}"}}[10m]))[10m:1s])'
     for url in watch.prometheus:
-        assert ask(url, f"/api/v1/query?query={urllib.request.quote(query)}")["result"]
+        assert found_by(url, query)
 
 
 def test_the_resumed_run_was_seen_on_both_hosts(watch: Watch) -> None:
     query = f'count(count by (instance) (last_over_time(rlhf_step{{run_id="{RESUMED}"}}[10m])))'
     for url in watch.prometheus:
-        (series,) = ask(url, f"/api/v1/query?query={urllib.request.quote(query)}")["result"]
-        assert series["value"][1] == "2"
+        (series,) = found_by(url, query)
+        assert series.value == 2
 
 
 @pytest.mark.parametrize(
@@ -203,8 +174,8 @@ def test_both_replicas_have_the_end(watch: Watch, run_id: str) -> None:
     outcome = {"finish": "finished", "exception": "failed", "terminate": "interrupted"}[run_id]
     query = f'last_over_time(rlhf_run_end_timestamp_seconds{{run_id="{run_id}"}}[10m])'
     for url in watch.prometheus:
-        (series,) = ask(url, f"/api/v1/query?query={urllib.request.quote(query)}")["result"]
-        assert series["metric"]["outcome"] == outcome
+        (series,) = found_by(url, query)
+        assert series.labels["outcome"] == outcome
 
 
 def test_the_receiver_would_have_heard(watch: Watch) -> None:
