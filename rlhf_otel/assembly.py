@@ -30,6 +30,8 @@ from rlhf_otel.sources.trl_logs import MappedLogs, as_number, map_logs
 
 GENERATED: Final = frozenset({"reward", "completion_length"})
 """Signals of a generation."""
+FORWARDED_TOKENS: Final = "batch/forwarded_tokens_per_step"
+"""Key of the async trainers, which have no other number of tokens, for those that a step trained on."""
 WATCHED = tuple(signal.name for signal in SIGNALS if signal.watch_nonfinite)
 
 
@@ -104,6 +106,7 @@ class Assembler:
         phases: list[PhaseInterval] = []
         with faults.isolated("phases", "nesting a step's phases"):
             phases = nest(self._recorder.take_step(raw.phases))
+        left_out = self._recorder.left_out
         record = StepRecord(
             step=raw.step,
             epoch=raw.epoch or 0.0,
@@ -115,6 +118,7 @@ class Assembler:
             reward_functions=mapped.reward_functions,
             unmapped=mapped.unmapped,
             phases=phases,
+            phases_left_out=left_out,
         )
         if logged is not None and self._logged_step < raw.step:
             record.lag.update(dict.fromkeys(logged.values, raw.step - self._logged_step))
@@ -124,6 +128,7 @@ class Assembler:
             with faults.isolated("sources", "correcting PPO's statistics"):
                 self._ppo.correct(record.values)
         tokens = self._add_tokens(record, mapped, raw.end_ns)
+        record.tokens = tokens or record.unmapped.get(FORWARDED_TOKENS, 0.0)
         self._add_skipped(record, raw.skipped_steps)
         with faults.isolated("sources", "looking at groups and samples"):
             self._add_generation(record, raw.generation)

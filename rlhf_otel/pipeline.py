@@ -272,6 +272,7 @@ class Pipeline:
             dropped=dropped,
             journal_bytes=self._journal.bytes_written,
             spans_exported=self._traces.exported,
+            kept_steps=self._traces.kept,
             scrapes=scrapes,
             scrape_s=scrape_s,
         )

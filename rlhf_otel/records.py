@@ -80,6 +80,8 @@ class StepRecord:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     """Reward function to its rewards of the generation."""
     phases: list[PhaseInterval] = field(default_factory=list)
+    phases_left_out: int = 0
+    """Phases that were too many to be kept; their time is in the totals."""
     lag: dict[str, int] = field(default_factory=dict)
     """Signal name to the number of steps that passed before a device could be read; absent means none."""
     profile: str = ""
@@ -88,6 +90,8 @@ class StepRecord:
     """Whether its update was skipped by mixed-precision scaling, or dropped by the guard."""
     truncated_tokens: float = 0.0
     """Tokens of completions that were cut off."""
+    tokens: float = 0.0
+    """Prompt and completion tokens, of all ranks, that the step generated or trained on; 0 where unknown."""
     rollout_s: float = 0.0
     """Seconds that it spent on sampling and scoring completions."""
     wasted: dict[str, float] = field(default_factory=dict)
@@ -218,6 +222,8 @@ class TelemetryCounts(NamedTuple):
     dropped: Mapping[str, int] = {}
     journal_bytes: int = 0
     spans_exported: int = 0
+    kept_steps: Mapping[str, int] = {}
+    """Reason to the steps that were kept as traces."""
     scrapes: int = 0
     scrape_s: float = 0.0
 

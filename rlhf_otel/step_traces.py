@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rlhf_otel import faults
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.checkpoints.process import Analysis
+from rlhf_otel.detection.pace import Pace
 from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedStep, traced
 from rlhf_otel.exporters.sampling import KNOWN_EVERYWHERE, KeepPolicy
 from rlhf_otel.exporters.span_tree import (
@@ -28,8 +29,6 @@ from rlhf_otel.sources.agreement import Agreement
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
-SLOW_ZSCORE: Final = 6.0
-"""Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
 REMEMBERED_STEPS: Final = 64
 """Steps of which another rank than 0 holds the record, until it hears whether rank 0 keeps them."""
 TRACE_ID_SECONDS: Final = 60.0
@@ -48,6 +47,7 @@ class StepTraces:
         self._identity = identity
         self._directory = directory
         self._policy = KeepPolicy(one_in, remembered=REMEMBERED_STEPS if identity.rank else 0)
+        self._pace = Pace()
         self._telling: Telling | None = None
         self._following: Following | None = None
         self._expected: dict[int, str] = {}
@@ -87,6 +87,11 @@ class StepTraces:
             return None
         trace = run_trace_id(self._identity.run_id, self._identity.attempt)
         return context_of(trace, root_span_id(trace))
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """Steps kept so far, by reason."""
+        return dict(self._policy.kept)
 
     @property
     def exported(self) -> int:
@@ -140,7 +145,7 @@ class StepTraces:
         if self._exporter is None and self._file is None:
             return
         with faults.isolated("traces", "choosing and building the spans of a step"):
-            slow = duration is not None and duration.zscore is not None and duration.zscore > SLOW_ZSCORE
+            slow = self._pace.is_slow(record, duration)
             failed = failed or any(phase.failed for phase in record.phases)
             chosen = self._policy.offer(record, slow, anomalies, failed)
             for kept, reason in chosen:

@@ -58,6 +58,8 @@ def _watched() -> Judgement:
 WATCHED = _watched()
 NEVER_ENDED = {"values", "update", "telemetry", "other"}
 """Phases of PPO alone, and those that are sums without an end."""
+KEPT = {"first": 1, "one_in_k": 1, "slow": 1, "anomaly": 1, "before_anomaly": 3, "profiled": 0, "failed": 0}
+"""Steps kept as traces by a run in progress that was not profiled."""
 REWARDS = [0.1, 0.2, 0.3, 0.4]
 COMPLETIONS = ["one two three four five", "a b c d e f", "", "x x x x x x x"]
 
@@ -176,7 +178,9 @@ def view_of(algorithm: str, rank: int = 0, functions: int = 10) -> RunView:
         zeros,
         zeros,
         SYSTEM,
-        pipeline.telemetry(1, 0.01)._replace(dropped={"background": 0, "journal": 0, "traces": 0}),
+        pipeline.telemetry(1, 0.01)._replace(
+            dropped={"background": 0, "journal": 0, "traces": 0}, kept_steps=KEPT
+        ),
         checkpoint=ANALYSIS if rank == 0 else None,
         checkpoint_analyses={"done": 1, "failed": 1, "skipped": 1} if rank == 0 else {},
     )

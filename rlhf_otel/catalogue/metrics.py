@@ -105,6 +105,7 @@ TIME: Final = (
         "seconds",
         "time",
     ),
+    Metric("rlhf_kept_steps_total", _C, "Steps kept as traces, by reason, once there was one; without the first of the process.", ("reason",), group="time"),
     Metric("rlhf_reward_function_seconds_total", _C, "Wall time of each reward function; asynchronous ones overlap.", ("reward_function", "rank"), "seconds", "time"),
 )
 

@@ -15,6 +15,7 @@ from rlhf_otel.catalogue.rules import RuleClass, Severity, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import PHASES
 from rlhf_otel.exporters import reward_families
+from rlhf_otel.exporters.sampling import Reason
 from rlhf_otel.records import RunView
 
 
@@ -208,6 +209,13 @@ def _by_phase(name: str, read: Callable[[RunView], Mapping[str, float]]) -> None
 
 _by_phase("rlhf_phase_seconds_total", lambda v: v.phase_seconds)
 _by_label("rlhf_wasted_seconds_total", lambda v: v.snapshot.wasted)
+_by_label("rlhf_kept_steps_total", lambda v: _kept(v.telemetry.kept_steps))
+
+
+def _kept(steps: Mapping[str, int]) -> dict[str, int]:
+    """Without the first step, which says nothing that ``rlhf_steps_total`` does not."""
+    return {reason: count for reason, count in _happened(steps).items() if reason != Reason.FIRST}
+
 
 # --- verdicts
 

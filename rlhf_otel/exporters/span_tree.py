@@ -181,6 +181,11 @@ def phase_parents(phases: Sequence[PhaseInterval]) -> list[int]:
     return parents
 
 
+def phases_left_out(record: StepRecord) -> int:
+    """How many phases of the step get no span."""
+    return record.phases_left_out + max(0, len(record.phases) - MAX_PHASES)
+
+
 def _longest(phases: Sequence[PhaseInterval]) -> Sequence[int]:
     if len(phases) <= MAX_PHASES:
         return range(len(phases))
@@ -233,6 +238,10 @@ def _step_attributes(record: StepRecord, identity: RunIdentity, kept_because: st
         Attribute.RANK.value: identity.rank,
         Attribute.KEPT_BECAUSE.value: kept_because,
     }
+    if record.tokens > 0:
+        attributes[Attribute.TOKENS.value] = record.tokens
+    if left_out := phases_left_out(record):
+        attributes[Attribute.PHASES_LEFT_OUT.value] = left_out
     if record.profile:
         attributes[Attribute.PROFILE_PATH.value] = text_of(record.profile)
     signals = {key: record.values.get(signal) for key, signal in STEP_ATTRIBUTES.items()}

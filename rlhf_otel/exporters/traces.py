@@ -23,7 +23,7 @@ from rlhf_otel import faults
 from rlhf_otel.errors import ConfigurationError
 from rlhf_otel.exporters.checkpoint_span import Analysed, build_checkpoint_span
 from rlhf_otel.exporters.otlp_environment import MAX_PENDING_SPANS, otlp_destination
-from rlhf_otel.exporters.span_tree import MAX_PHASES, build_run_span, build_spans, resource_attributes
+from rlhf_otel.exporters.span_tree import build_run_span, build_spans, phases_left_out, resource_attributes
 from rlhf_otel.records import Anomaly, RunIdentity, StepRecord
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class TraceExporter:
         spans = build_spans(record, self._identity, anomalies, kept_because, self._resource, previous)
         if self._run_span_due:
             spans.insert(0, self._run_span(spans[0]))
-        self._delivery.lose(max(0, len(record.phases) - MAX_PHASES))
+        self._delivery.lose(phases_left_out(record))
         if not self._delivery.admit(len(spans)):
             return
         self._run_span_due = False
