@@ -58,6 +58,8 @@ logger = logging.getLogger("rlhf_otel")
 
 ANALYSIS_S = 20.0
 """Bound for the analysis of the last checkpoint when a run has finished."""
+SIGTERM_S = 1.0
+"""Bound for handing on what is queued before the user's handler of SIGTERM: once for steps, once for spans."""
 FLUSH_S = 5.0
 """Bound for handing on what is queued when a run ends: once for steps, once for spans."""
 
@@ -181,10 +183,12 @@ class Run:
             self.pipeline.submit(self._save_state, step, Path(path), time.time())
 
     def interrupt(self) -> None:
-        """SIGTERM has arrived: say so at once, and take it back if training goes on all the same."""
+        """SIGTERM has arrived: say so at once, and take it back if training goes on all the same. What is known of whole
+        steps is handed on, within a bound: the user's handler may end the process."""
         self.pipeline.announce(Outcome.INTERRUPTED, "SIGTERM", self._last_step)
         if self._push is not None:
             self._push.push(0.0)  # begun, and not waited for: the user's handler may need the time
+        self.pipeline.flush(SIGTERM_S)
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
         """Training has ended. Harmless when called again."""
