@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple
 
@@ -11,7 +11,7 @@ from rlhf_otel import faults
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.derived import add_derived
-from rlhf_otel.records import PhaseInterval, StepRecord
+from rlhf_otel.records import PhaseInterval, Rollouts, StepRecord
 from rlhf_otel.sources.groups import (
     Generation,
     advantage_deviation,
@@ -55,6 +55,8 @@ class RawStep(NamedTuple):
     skipped_steps: int
     telemetry_ns: int
     """What was spent on telemetry at the ends of the steps before."""
+    rollouts: Sequence[Rollouts] = ()
+    """What an asynchronous trainer trained on; empty elsewhere."""
     reward_errors: Mapping[str, int] = {}
     """Calls that raised, by reward function."""
 
@@ -119,6 +121,7 @@ class Assembler:
             unmapped=mapped.unmapped,
             phases=phases,
             phases_left_out=left_out,
+            rollouts=raw.rollouts,
         )
         if logged is not None and self._logged_step < raw.step:
             record.lag.update(dict.fromkeys(logged.values, raw.step - self._logged_step))

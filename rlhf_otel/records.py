@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -47,6 +47,16 @@ class PhaseInterval(NamedTuple):
     failed: bool
 
 
+class Rollouts(NamedTuple):
+    """Samples that an asynchronous trainer trained on, of one policy."""
+
+    made_at: int
+    """Step whose update made the weights that sampled them."""
+    samples: int
+    inherited: bool = False
+    """Whether the attempt began with these weights."""
+
+
 class Histogram(NamedTuple):
     """Numbers counted in bins of equal width between the lowest and the highest of them."""
 
@@ -86,6 +96,8 @@ class StepRecord:
     """Signal name to the number of steps that passed before a device could be read; absent means none."""
     profile: str = ""
     """Where the torch profile is that covers it; mostly there is none."""
+    rollouts: Sequence[Rollouts] = ()
+    """What an asynchronous trainer trained on, the newest weights first; empty elsewhere."""
     update_lost: bool = False
     """Whether its update was skipped by mixed-precision scaling, or dropped by the guard."""
     truncated_tokens: float = 0.0

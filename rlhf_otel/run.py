@@ -140,6 +140,8 @@ class Run:
         self._checkpoints = CheckpointRoom(planned_interval(self._trainer, planned_steps), directory, step)
         self._observer = self._observe_steps(tokens, self._checkpoints)
         self.seams.attach()
+        if self.seams.follows_rollouts:
+            self.steps.take_rollouts = self.seams.rollouts.take
         if self.guard is not None:
             self.guard.attach()
         profiling_seam.install()
