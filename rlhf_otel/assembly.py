@@ -120,6 +120,7 @@ class Assembler:
             reward_functions=mapped.reward_functions,
             unmapped=mapped.unmapped,
             phases=phases,
+            device=self._recorder.take_device(raw.phases),
             phases_left_out=left_out,
             rollouts=raw.rollouts,
         )

@@ -218,6 +218,7 @@ class Pipeline:
 
     def flush(self, timeout_s: float) -> None:
         """Hand on what is queued, within a bound."""
+        self._background.submit(self._traces.release)
         self._background.flush(timeout_s)
         self._traces.flush(timeout_s)
 

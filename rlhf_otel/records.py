@@ -47,6 +47,19 @@ class PhaseInterval(NamedTuple):
     failed: bool
 
 
+class DeviceTimes:
+    """Time that phases of a step took on the device, from the moment at which it got to their begin to that of their end.
+    Filled in by the training thread, once the device is through."""
+
+    __slots__ = ("known", "seconds")
+
+    def __init__(self) -> None:
+        self.known = False
+        """Whether the times are in, or given up."""
+        self.seconds: Mapping[tuple[str, str, int], float] = {}
+        """Phase, detail and start to seconds, as in a `PhaseInterval`."""
+
+
 class Rollouts(NamedTuple):
     """Samples that an asynchronous trainer trained on, of one policy."""
 
@@ -90,6 +103,8 @@ class StepRecord:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     """Reward function to its rewards of the generation."""
     phases: list[PhaseInterval] = field(default_factory=list)
+    device: DeviceTimes | None = None
+    """Of those phases; None where no device has a clock."""
     phases_left_out: int = 0
     """Phases that were too many to be kept; their time is in the totals."""
     lag: dict[str, int] = field(default_factory=dict)
@@ -270,5 +285,7 @@ class RunView(NamedTuple):
     """Pairs of watched rewards to the rank correlation of their scores."""
     rewards_dropped: int = 0
     """Rewards that are not watched, being too many."""
+    device_seconds: Mapping[str, float] = {}
+    """Phase to seconds on the device; empty where none has a clock."""
     updates_dropped: int | None = None
     """By the guard; None without one."""

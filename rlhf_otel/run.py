@@ -34,6 +34,7 @@ from rlhf_otel.settings import Settings
 from rlhf_otel.sources import expectations, ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
 from rlhf_otel.sources.checkpoint_room import CheckpointRoom, planned_interval
+from rlhf_otel.sources.device_times import DevicePhaseRecorder, clock_of
 from rlhf_otel.sources.ledger import Ledger
 from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.reward_range import RewardRange
@@ -78,7 +79,8 @@ class Run:
         it left nothing there, None at a fresh start."""
         self.settings = settings
         self._resumed = resumed or {}
-        self.recorder = PhaseRecorder()
+        clock = clock_of(trainer) if settings.device_times == "on" else None
+        self.recorder = DevicePhaseRecorder(clock) if clock is not None else PhaseRecorder()
         self.scalars = ScalarReader()
         self.system = SystemSampler(settings.system_interval_s, ordinal=own_device(trainer))
         self.metrics = StepMetrics(trainer)
@@ -198,6 +200,7 @@ class Run:
             return
         self._ended = True
         self.ledger.end()
+        self.recorder.read_device()
         atexit.unregister(self.abandoned)
         if self.actions is not None and self.actions.steering.stopped_because:
             outcome, reason = (
@@ -285,6 +288,7 @@ class Run:
             rewards=rewards.rewards,
             agreement=rewards.agreement,
             rewards_dropped=rewards.dropped,
+            device_seconds=getattr(self.recorder, "device_seconds", {}),
             updates_dropped=self.guard.dropped if self.guard is not None else None,
         )
 

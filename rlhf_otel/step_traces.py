@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 REMEMBERED_STEPS: Final = 64
 """Steps of which another rank than 0 holds the record, until it hears whether rank 0 keeps them."""
+MOST_HELD: Final = 8
+"""Kept steps that may wait for their device times."""
 TRACE_ID_SECONDS: Final = 60.0
 """A rule's trace id, a label, changes at most this often."""
 
@@ -53,6 +56,8 @@ class StepTraces:
         self._expected: dict[int, str] = {}
         """Steps that rank 0 keeps and that have not come here yet, and why."""
         self._newest = 0
+        self._held: deque[tuple[StepRecord, Sequence[Anomaly], str]] = deque()
+        """Kept steps whose device times are not known yet: mostly they are at the end of the next step."""
         self._file = ChromeTraceWriter(directory, identity) if directory is not None else None
         self._exporter = exporter_of(identity) if identity.agreed or identity.rank == 0 else None
         self._of_anomalies: dict[str, tuple[str, float]] = {}
@@ -145,6 +150,7 @@ class StepTraces:
         if self._exporter is None and self._file is None:
             return
         with faults.isolated("traces", "choosing and building the spans of a step"):
+            self._release()
             slow = self._pace.is_slow(record, duration)
             failed = failed or any(phase.failed for phase in record.phases)
             chosen = self._policy.offer(record, slow, anomalies, failed)
@@ -163,6 +169,7 @@ class StepTraces:
                 self._telling.tell([], ended=True)
             if self._following is not None:
                 self._follow(self._following.last_word())
+            self._release(0)
 
     def export_checkpoint(self, analysis: Analysis) -> None:
         """The span of a checkpoint's analysis, which ends now."""
@@ -195,8 +202,25 @@ class StepTraces:
             elif not known and self._exporter is not None:
                 self._exporter.lose(1)
 
+    def release(self) -> None:
+        """Send what waits for its device times, without them where they are not known."""
+        with faults.isolated("traces", "sending steps without their device times"):
+            self._release(0)
+
     def _keep(self, record: StepRecord, fired: Sequence[Anomaly], reason: str) -> None:
         self._write(traced(record, self._identity.rank, fired, reason))
+        if record.device is not None and not record.device.known:
+            self._held.append((record, fired, reason))
+        else:
+            self._send(record, fired, reason)
+
+    def _release(self, most: int = MOST_HELD) -> None:
+        """Send the steps whose device times are known, and the oldest where there are more than ``most``."""
+        held = self._held
+        while held and (len(held) > most or held[0][0].device is None or held[0][0].device.known):
+            self._send(*held.popleft())
+
+    def _send(self, record: StepRecord, fired: Sequence[Anomaly], reason: str) -> None:
         if self._exporter is not None:
             self._exporter.export(record, fired, reason)
             at_s = record.time_ns / 1e9

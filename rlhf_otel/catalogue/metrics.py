@@ -97,6 +97,14 @@ TIME: Final = (
         "time",
     ),
     Metric(
+        "rlhf_phase_device_seconds_total",
+        _C,
+        "Time that phases took on the GPU, by CUDA events, of those whose work the host only queues; loss holds forward. Absent without a GPU.",
+        ("phase", "rank"),
+        "seconds",
+        "time",
+    ),
+    Metric(
         "rlhf_wasted_seconds_total",
         _C,
         "Wall time in vain, by reason, once it has happened: rollouts of groups without a gradient, updates that were lost, stalls beyond the usual "

@@ -74,6 +74,9 @@ ROLLOUT: Final = frozenset(
 UPDATE: Final = frozenset({"update", "loss", "forward", "backward", "optimizer"})
 """Phases that make gradients of them, and an update."""
 
+ON_THE_DEVICE: Final = ("loss", "forward", "backward", "optimizer")
+"""Phases whose host times mislead where a GPU trains: the host only queues their work. ``loss`` holds ``forward``."""
+
 PHASE_BY_NAME: Final[dict[str, Phase]] = {phase.name: phase for phase in PHASES}
 
 
@@ -103,6 +106,7 @@ class Attribute(StrEnum):
     PREVIOUS_STEP = "rlhf.trace.previous_step"
     PHASE = "rlhf.phase"
     PHASE_SCOPE = "rlhf.phase.scope"
+    DEVICE_SECONDS = "rlhf.phase.device_seconds"
     PHASE_DETAIL = "rlhf.phase.detail"
     RULE = "rlhf.anomaly.rule"
     SEVERITY = "rlhf.anomaly.severity"

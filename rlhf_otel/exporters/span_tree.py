@@ -144,6 +144,7 @@ def build_spans(
     kept = _longest(record.phases)
     contexts = _contexts(trace, rank, record.phases, kept)
     to_unix = record.time_ns - record.end_ns
+    device_seconds = record.device.seconds if record.device is not None else {}
     links = [
         _run_link(identity),
         *_previous_link(identity, previous),
@@ -156,6 +157,8 @@ def build_spans(
             parent = parents[parent]
         times = phase.start_ns + to_unix, phase.end_ns + to_unix
         attributes = _phase_attributes(phase, identity.collective_phases)
+        if (seconds := device_seconds.get(phase[:3])) is not None:
+            attributes[Attribute.DEVICE_SECONDS.value] = seconds
         spans.append(_phase_span(phase, contexts[index], contexts[parent], times, attributes, resource))
     return spans
 

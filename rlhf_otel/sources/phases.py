@@ -16,7 +16,7 @@ from time import perf_counter_ns
 from typing import Any, Final, NamedTuple, Protocol
 
 from rlhf_otel.catalogue.spans import ABSORBING, PHASES
-from rlhf_otel.records import PhaseInterval
+from rlhf_otel.records import DeviceTimes, PhaseInterval
 
 MAX_PHASES: Final = 10_000
 """Phases kept of one step; of others only the time counts (a step may call 100,000 reward functions)."""
@@ -173,6 +173,13 @@ class PhaseRecorder:
                 return []
             _, intervals, self.left_out = steps.popleft()
             return intervals
+
+    def read_device(self) -> None:
+        """Nothing: no device has a clock here."""
+
+    def take_device(self, number: int) -> DeviceTimes | None:
+        """None: no device has a clock here."""
+        return None
 
     def totals(self, now: int) -> PhaseTotals:
         """Totals until ``now``, with the time of the phases that are open; from any thread.
