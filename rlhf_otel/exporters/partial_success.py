@@ -63,7 +63,7 @@ class Answers:
         exporter._client = listening(exporter._channel)
 
     def _hear(self, response: Any) -> None:
-        said = getattr(response, "partial_success", None)
+        said: Any = getattr(response, "partial_success", None)
         spans = int(getattr(said, "rejected_spans", 0))
         if spans > 0:
             self._rejected = Rejected(self._rejected.spans + spans, str(said.error_message)[:200])

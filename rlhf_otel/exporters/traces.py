@@ -218,8 +218,8 @@ class _Delivery:
         if result is not SpanExportResult.SUCCESS:
             self._settle(len(spans), ConnectionError(message or "the endpoint refused"))
         elif rejected.spans:
-            error = ConnectionError(f"the endpoint rejected {rejected.spans} spans: {rejected.message}")
-            self._settle(len(spans), error, min(rejected.spans, len(spans)))
+            partial = ConnectionError(f"the endpoint rejected {rejected.spans} spans: {rejected.message}")
+            self._settle(len(spans), partial, min(rejected.spans, len(spans)))
         else:
             self._settle(len(spans))
         return result
