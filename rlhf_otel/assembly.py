@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple
 
@@ -11,7 +11,7 @@ from rlhf_otel import faults
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.derived import add_derived
-from rlhf_otel.records import PhaseInterval, StepRecord
+from rlhf_otel.records import PhaseInterval, Rollouts, StepRecord
 from rlhf_otel.sources.groups import (
     Generation,
     advantage_deviation,
@@ -30,6 +30,8 @@ from rlhf_otel.sources.trl_logs import MappedLogs, as_number, map_logs
 
 GENERATED: Final = frozenset({"reward", "completion_length"})
 """Signals of a generation."""
+FORWARDED_TOKENS: Final = "batch/forwarded_tokens_per_step"
+"""Key of the async trainers, which have no other number of tokens, for those that a step trained on."""
 WATCHED = tuple(signal.name for signal in SIGNALS if signal.watch_nonfinite)
 
 
@@ -53,6 +55,8 @@ class RawStep(NamedTuple):
     skipped_steps: int
     telemetry_ns: int
     """What was spent on telemetry at the ends of the steps before."""
+    rollouts: Sequence[Rollouts] = ()
+    """What an asynchronous trainer trained on; empty elsewhere."""
     reward_errors: Mapping[str, int] = {}
     """Calls that raised, by reward function."""
 
@@ -104,6 +108,7 @@ class Assembler:
         phases: list[PhaseInterval] = []
         with faults.isolated("phases", "nesting a step's phases"):
             phases = nest(self._recorder.take_step(raw.phases))
+        left_out = self._recorder.left_out
         record = StepRecord(
             step=raw.step,
             epoch=raw.epoch or 0.0,
@@ -115,6 +120,9 @@ class Assembler:
             reward_functions=mapped.reward_functions,
             unmapped=mapped.unmapped,
             phases=phases,
+            device=self._recorder.take_device(raw.phases),
+            phases_left_out=left_out,
+            rollouts=raw.rollouts,
         )
         if logged is not None and self._logged_step < raw.step:
             record.lag.update(dict.fromkeys(logged.values, raw.step - self._logged_step))
@@ -124,6 +132,7 @@ class Assembler:
             with faults.isolated("sources", "correcting PPO's statistics"):
                 self._ppo.correct(record.values)
         tokens = self._add_tokens(record, mapped, raw.end_ns)
+        record.tokens = tokens or record.unmapped.get(FORWARDED_TOKENS, 0.0)
         self._add_skipped(record, raw.skipped_steps)
         with faults.isolated("sources", "looking at groups and samples"):
             self._add_generation(record, raw.generation)

@@ -11,10 +11,12 @@ from rlhf_otel.actions.of_a_run import CLOSE_S
 from rlhf_otel.checkpoints.process import STOP_S as WORKER_S
 from rlhf_otel.end_report import WAIT_S
 from rlhf_otel.exporters.listener import JOIN_S
-from rlhf_otel.run import ANALYSIS_S, FLUSH_S
+from rlhf_otel.run import ANALYSIS_S, FLUSH_S, SIGTERM_S
 from rlhf_otel.serving import DISK_S, FORGET_S
 from rlhf_otel.sources.system import STOP_S as SAMPLER_S
 
+BEFORE_HANDLER_S: Final = 2 * SIGTERM_S
+"""What a user's handler of SIGTERM waits for."""
 END_S: Final = SAMPLER_S + 4 * FLUSH_S
 """What ``train()`` waits for at its end: the sampler; steps, and at the close steps, spans and the last push."""
 ACTIONS_S: Final = 2 * CLOSE_S

@@ -218,6 +218,7 @@ class Pipeline:
 
     def flush(self, timeout_s: float) -> None:
         """Hand on what is queued, within a bound."""
+        self._background.submit(self._traces.release)
         self._background.flush(timeout_s)
         self._traces.flush(timeout_s)
 
@@ -272,6 +273,7 @@ class Pipeline:
             dropped=dropped,
             journal_bytes=self._journal.bytes_written,
             spans_exported=self._traces.exported,
+            kept_steps=self._traces.kept,
             scrapes=scrapes,
             scrape_s=scrape_s,
         )

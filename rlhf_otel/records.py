@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -47,6 +47,29 @@ class PhaseInterval(NamedTuple):
     failed: bool
 
 
+class DeviceTimes:
+    """Time that phases of a step took on the device, from the moment at which it got to their begin to that of their end.
+    Filled in by the training thread, once the device is through."""
+
+    __slots__ = ("known", "seconds")
+
+    def __init__(self) -> None:
+        self.known = False
+        """Whether the times are in, or given up."""
+        self.seconds: Mapping[tuple[str, str, int], float] = {}
+        """Phase, detail and start to seconds, as in a `PhaseInterval`."""
+
+
+class Rollouts(NamedTuple):
+    """Samples that an asynchronous trainer trained on, of one policy."""
+
+    made_at: int
+    """Step whose update made the weights that sampled them."""
+    samples: int
+    inherited: bool = False
+    """Whether the attempt began with these weights."""
+
+
 class Histogram(NamedTuple):
     """Numbers counted in bins of equal width between the lowest and the highest of them."""
 
@@ -80,14 +103,22 @@ class StepRecord:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     """Reward function to its rewards of the generation."""
     phases: list[PhaseInterval] = field(default_factory=list)
+    device: DeviceTimes | None = None
+    """Of those phases; None where no device has a clock."""
+    phases_left_out: int = 0
+    """Phases that were too many to be kept; their time is in the totals."""
     lag: dict[str, int] = field(default_factory=dict)
     """Signal name to the number of steps that passed before a device could be read; absent means none."""
     profile: str = ""
     """Where the torch profile is that covers it; mostly there is none."""
+    rollouts: Sequence[Rollouts] = ()
+    """What an asynchronous trainer trained on, the newest weights first; empty elsewhere."""
     update_lost: bool = False
     """Whether its update was skipped by mixed-precision scaling, or dropped by the guard."""
     truncated_tokens: float = 0.0
     """Tokens of completions that were cut off."""
+    tokens: float = 0.0
+    """Prompt and completion tokens, of all ranks, that the step generated or trained on; 0 where unknown."""
     rollout_s: float = 0.0
     """Seconds that it spent on sampling and scoring completions."""
     wasted: dict[str, float] = field(default_factory=dict)
@@ -218,6 +249,8 @@ class TelemetryCounts(NamedTuple):
     dropped: Mapping[str, int] = {}
     journal_bytes: int = 0
     spans_exported: int = 0
+    kept_steps: Mapping[str, int] = {}
+    """Reason to the steps that were kept as traces."""
     scrapes: int = 0
     scrape_s: float = 0.0
 
@@ -261,6 +294,8 @@ class RunView(NamedTuple):
     """Pairs of watched rewards to the rank correlation of their scores."""
     rewards_dropped: int = 0
     """Rewards that are not watched, being too many."""
+    device_seconds: Mapping[str, float] = {}
+    """Phase to seconds on the device; empty where none has a clock."""
     updates_dropped: int | None = None
     """By the guard; None without one."""
     open_phase: OpenPhase | None = None

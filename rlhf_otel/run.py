@@ -34,6 +34,7 @@ from rlhf_otel.settings import Settings
 from rlhf_otel.sources import expectations, ppo_cells, profiling_seam
 from rlhf_otel.sources.agreement import Agreement, next_key
 from rlhf_otel.sources.checkpoint_room import CheckpointRoom, planned_interval
+from rlhf_otel.sources.device_times import DevicePhaseRecorder, clock_of
 from rlhf_otel.sources.ledger import Ledger
 from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.reward_range import RewardRange
@@ -58,6 +59,8 @@ logger = logging.getLogger("rlhf_otel")
 
 ANALYSIS_S = 20.0
 """Bound for the analysis of the last checkpoint when a run has finished."""
+SIGTERM_S = 1.0
+"""Bound for handing on what is queued before the user's handler of SIGTERM: once for steps, once for spans."""
 FLUSH_S = 5.0
 """Bound for handing on what is queued when a run ends: once for steps, once for spans."""
 
@@ -76,7 +79,8 @@ class Run:
         it left nothing there, None at a fresh start."""
         self.settings = settings
         self._resumed = resumed or {}
-        self.recorder = PhaseRecorder()
+        clock = clock_of(trainer) if settings.device_times == "on" else None
+        self.recorder = DevicePhaseRecorder(clock) if clock is not None else PhaseRecorder()
         self.scalars = ScalarReader()
         self.system = SystemSampler(settings.system_interval_s, ordinal=own_device(trainer))
         self.metrics = StepMetrics(trainer)
@@ -138,6 +142,8 @@ class Run:
         self._checkpoints = CheckpointRoom(planned_interval(self._trainer, planned_steps), directory, step)
         self._observer = self._observe_steps(tokens, self._checkpoints)
         self.seams.attach()
+        if self.seams.follows_rollouts:
+            self.steps.take_rollouts = self.seams.rollouts.take
         if self.guard is not None:
             self.guard.attach()
         profiling_seam.install()
@@ -181,10 +187,12 @@ class Run:
             self.pipeline.submit(self._save_state, step, Path(path), time.time())
 
     def interrupt(self) -> None:
-        """SIGTERM has arrived: say so at once, and take it back if training goes on all the same."""
+        """SIGTERM has arrived: say so at once, and take it back if training goes on all the same. What is known of whole
+        steps is handed on, within a bound: the user's handler may end the process."""
         self.pipeline.announce(Outcome.INTERRUPTED, "SIGTERM", self._last_step)
         if self._push is not None:
             self._push.push(0.0)  # begun, and not waited for: the user's handler may need the time
+        self.pipeline.flush(SIGTERM_S)
 
     def end(self, outcome: Outcome, reason: str = "") -> None:
         """Training has ended. Harmless when called again."""
@@ -192,6 +200,7 @@ class Run:
             return
         self._ended = True
         self.ledger.end()
+        self.recorder.read_device()
         atexit.unregister(self.abandoned)
         if self.actions is not None and self.actions.steering.stopped_because:
             outcome, reason = (
@@ -280,6 +289,7 @@ class Run:
             rewards=rewards.rewards,
             agreement=rewards.agreement,
             rewards_dropped=rewards.dropped,
+            device_seconds=getattr(self.recorder, "device_seconds", {}),
             updates_dropped=self.guard.dropped if self.guard is not None else None,
             open_phase=self.ledger.open_phase() if end is None else None,
         )

@@ -88,6 +88,10 @@ class Settings(BaseModel):
         description="Analysis of each saved checkpoint, in a process of idle priority: "
         "[checkpoints](checkpoints.md).",
     )
+    device_times: Literal["on", "off"] = Field(
+        "on",
+        description="Whether phases are timed on the GPU too, by CUDA events, where training is on one: [traces](traces.md).",
+    )
     report: Literal["on", "off"] = Field(
         "off",
         description="Whether [reports](reports.md) are written beside the journal when the run ends; needs the extra "
@@ -178,6 +182,7 @@ class Settings(BaseModel):
         "journal",
         "samples",
         "checkpoints",
+        "device_times",
         "report",
         "guard",
         "profile_signal",
@@ -188,7 +193,7 @@ class Settings(BaseModel):
         """YAML reads a bare ``off`` as false. (Runs first: validators before go from last to first.)"""
         return "off" if value is False else value
 
-    @field_validator("samples", "checkpoints", "report", mode="before")
+    @field_validator("samples", "checkpoints", "device_times", "report", mode="before")
     @classmethod
     def _yaml_on(cls, value: Any) -> Any:
         """... and a bare ``on`` as true."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rlhf_otel import faults
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.checkpoints.process import Analysis
+from rlhf_otel.detection.pace import Pace
 from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedStep, traced
 from rlhf_otel.exporters.sampling import KNOWN_EVERYWHERE, KeepPolicy
 from rlhf_otel.exporters.span_tree import (
@@ -28,10 +30,10 @@ from rlhf_otel.sources.agreement import Agreement
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
-SLOW_ZSCORE: Final = 6.0
-"""Deviation of a step's duration from its baseline above which it is kept as slow. Heuristic."""
 REMEMBERED_STEPS: Final = 64
 """Steps of which another rank than 0 holds the record, until it hears whether rank 0 keeps them."""
+MOST_HELD: Final = 8
+"""Kept steps that may wait for their device times."""
 TRACE_ID_SECONDS: Final = 60.0
 """A rule's trace id, a label, changes at most this often."""
 
@@ -48,11 +50,14 @@ class StepTraces:
         self._identity = identity
         self._directory = directory
         self._policy = KeepPolicy(one_in, remembered=REMEMBERED_STEPS if identity.rank else 0)
+        self._pace = Pace()
         self._telling: Telling | None = None
         self._following: Following | None = None
         self._expected: dict[int, str] = {}
         """Steps that rank 0 keeps and that have not come here yet, and why."""
         self._newest = 0
+        self._held: deque[tuple[StepRecord, Sequence[Anomaly], str]] = deque()
+        """Kept steps whose device times are not known yet: mostly they are at the end of the next step."""
         self._file = ChromeTraceWriter(directory, identity) if directory is not None else None
         self._exporter = exporter_of(identity) if identity.agreed or identity.rank == 0 else None
         self._of_anomalies: dict[str, tuple[str, float]] = {}
@@ -87,6 +92,11 @@ class StepTraces:
             return None
         trace = run_trace_id(self._identity.run_id, self._identity.attempt)
         return context_of(trace, root_span_id(trace))
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """Steps kept so far, by reason."""
+        return dict(self._policy.kept)
 
     @property
     def exported(self) -> int:
@@ -140,7 +150,8 @@ class StepTraces:
         if self._exporter is None and self._file is None:
             return
         with faults.isolated("traces", "choosing and building the spans of a step"):
-            slow = duration is not None and duration.zscore is not None and duration.zscore > SLOW_ZSCORE
+            self._release()
+            slow = self._pace.is_slow(record, duration)
             failed = failed or any(phase.failed for phase in record.phases)
             chosen = self._policy.offer(record, slow, anomalies, failed)
             for kept, reason in chosen:
@@ -158,6 +169,7 @@ class StepTraces:
                 self._telling.tell([], ended=True)
             if self._following is not None:
                 self._follow(self._following.last_word())
+            self._release(0)
 
     def export_checkpoint(self, analysis: Analysis) -> None:
         """The span of a checkpoint's analysis, which ends now."""
@@ -190,8 +202,25 @@ class StepTraces:
             elif not known and self._exporter is not None:
                 self._exporter.lose(1)
 
+    def release(self) -> None:
+        """Send what waits for its device times, without them where they are not known."""
+        with faults.isolated("traces", "sending steps without their device times"):
+            self._release(0)
+
     def _keep(self, record: StepRecord, fired: Sequence[Anomaly], reason: str) -> None:
         self._write(traced(record, self._identity.rank, fired, reason))
+        if record.device is not None and not record.device.known:
+            self._held.append((record, fired, reason))
+        else:
+            self._send(record, fired, reason)
+
+    def _release(self, most: int = MOST_HELD) -> None:
+        """Send the steps whose device times are known, and the oldest where there are more than ``most``."""
+        held = self._held
+        while held and (len(held) > most or held[0][0].device is None or held[0][0].device.known):
+            self._send(*held.popleft())
+
+    def _send(self, record: StepRecord, fired: Sequence[Anomaly], reason: str) -> None:
         if self._exporter is not None:
             self._exporter.export(record, fired, reason)
             at_s = record.time_ns / 1e9

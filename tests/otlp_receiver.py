@@ -41,8 +41,9 @@ class Received(NamedTuple):
 class Receiver:
     """What has arrived at ``endpoint``."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, rejects: int = 0) -> None:
         self.endpoint = endpoint
+        self._rejects = rejects
         self.requests = 0
         self._received: list[Received] = []
         self._arrived = threading.Condition()
@@ -53,7 +54,11 @@ class Receiver:
             self.requests += 1
             self._received.extend(_spans(request))
             self._arrived.notify_all()
-        return Response()
+        answer = Response()
+        if self._rejects:
+            answer.partial_success.rejected_spans = self._rejects
+            answer.partial_success.error_message = "too old"
+        return answer
 
     @property
     def spans(self) -> list[Received]:
@@ -70,10 +75,11 @@ class Receiver:
 
 
 @contextlib.contextmanager
-def http_receiver(status: int = 200) -> Iterator[Receiver]:
-    """An OTLP/HTTP receiver (protobuf); with another ``status`` it refuses everything."""
+def http_receiver(status: int = 200, rejects: int = 0) -> Iterator[Receiver]:
+    """An OTLP/HTTP receiver (protobuf); with another ``status`` it refuses everything. Of each request it claims to have
+    rejected as many spans as ``rejects`` says."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    receiver = Receiver(f"http://127.0.0.1:{server.server_port}")
+    receiver = Receiver(f"http://127.0.0.1:{server.server_port}", rejects)
     server.RequestHandlerClass = _handler(receiver, status)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -86,11 +92,11 @@ def http_receiver(status: int = 200) -> Iterator[Receiver]:
 
 
 @contextlib.contextmanager
-def grpc_receiver() -> Iterator[Receiver]:
-    """An OTLP/gRPC receiver."""
+def grpc_receiver(rejects: int = 0) -> Iterator[Receiver]:
+    """An OTLP/gRPC receiver, which claims to have rejected spans as the other does."""
     server = grpc.server(ThreadPoolExecutor(2))
     port = server.add_insecure_port("127.0.0.1:0")
-    receiver = Receiver(f"http://127.0.0.1:{port}")
+    receiver = Receiver(f"http://127.0.0.1:{port}", rejects)
 
     class Service(trace_service_pb2_grpc.TraceServiceServicer):
         def Export(self, request: Request, context: Any) -> Response:

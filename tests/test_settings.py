@@ -60,6 +60,7 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("push_interval_s", "off"),
         ("journal", "off"),
         ("samples", "off"),
+        ("device_times", "off"),
         ("checkpoints", "off"),
         ("checkpoints", "on"),
         ("report", "on"),

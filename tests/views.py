@@ -8,7 +8,7 @@ from typing import Any
 from rlhf_otel.assembly import Assembler, RawStep
 from rlhf_otel.catalogue.rules import RULES
 from rlhf_otel.catalogue.signals import SIGNALS
-from rlhf_otel.catalogue.spans import PHASES, Outcome, Waste
+from rlhf_otel.catalogue.spans import ON_THE_DEVICE, PHASES, Outcome, Waste
 from rlhf_otel.checkpoints.process import Analysis
 from rlhf_otel.detection.detector import Verdict
 from rlhf_otel.pipeline import Pipeline
@@ -67,6 +67,8 @@ def _watched() -> Judgement:
 WATCHED = _watched()
 NEVER_ENDED = {"values", "update", "telemetry", "other"}
 """Phases of PPO alone, and those that are sums without an end."""
+KEPT = {"first": 1, "one_in_k": 1, "slow": 1, "anomaly": 1, "before_anomaly": 3, "profiled": 0, "failed": 0}
+"""Steps kept as traces by a run in progress that was not profiled."""
 REWARDS = [0.1, 0.2, 0.3, 0.4]
 COMPLETIONS = ["one two three four five", "a b c d e f", "", "x x x x x x x"]
 
@@ -168,24 +170,28 @@ def grpo_view(rank: int = 0, functions: int = 10) -> RunView:
 def view_of(algorithm: str, rank: int = 0, functions: int = 10) -> RunView:
     """As :func:`grpo_view`, of any algorithm."""
     names = [f"reward_{number}" for number in range(functions)]
+    called = [] if algorithm.startswith("async") else names  # there another process calls them
     identity = RunIdentity(
         "run-1", rank=rank, world_size=8, algorithm=algorithm, model="m", team="t", cluster="c"
     )
     pipeline = Pipeline(identity, Settings(metrics_port="off", journal="off"), None)
     observed_run(pipeline, names)
-    zeros = dict.fromkeys(names, 0)
+    zeros = dict.fromkeys(called, 0)
     return RunView(
         identity,
         pipeline.snapshot,
         "1.16",
         {phase.name: 1.0 for phase in PHASES},
         {phase.name: 0 if phase.name in NEVER_ENDED else 2 for phase in PHASES},
-        dict.fromkeys(names, 0.5),
+        dict.fromkeys(called, 0.5),
         zeros,
         zeros,
         zeros,
         SYSTEM,
-        pipeline.telemetry(1, 0.01)._replace(dropped={"background": 0, "journal": 0, "traces": 0}),
+        pipeline.telemetry(1, 0.01)._replace(
+            dropped={"background": 0, "journal": 0, "traces": 0}, kept_steps=KEPT
+        ),
+        device_seconds=dict.fromkeys(ON_THE_DEVICE, 1.0),
         checkpoint=ANALYSIS if rank == 0 else None,
         checkpoint_analyses={"done": 1, "failed": 1, "skipped": 1} if rank == 0 else {},
         open_phase=OpenPhase("reward", 0.5),

@@ -98,6 +98,14 @@ TIME: Final = (
     ),
     Metric("rlhf_open_phase_seconds", _G, "Time since the training thread entered the phase that it is in now; one series a rank, absent after the end.", ("phase", "rank"), "seconds", "time"),
     Metric(
+        "rlhf_phase_device_seconds_total",
+        _C,
+        "Time that phases took on the GPU, by CUDA events, of those whose work the host only queues; loss holds forward. Absent without a GPU.",
+        ("phase", "rank"),
+        "seconds",
+        "time",
+    ),
+    Metric(
         "rlhf_wasted_seconds_total",
         _C,
         "Wall time in vain, by reason, once it has happened: rollouts of groups without a gradient, updates that were lost, stalls beyond the usual "
@@ -106,6 +114,7 @@ TIME: Final = (
         "seconds",
         "time",
     ),
+    Metric("rlhf_kept_steps_total", _C, "Steps kept as traces, by reason, once there was one; without the first of the process.", ("reason",), group="time"),
     Metric("rlhf_reward_function_seconds_total", _C, "Wall time of each reward function; asynchronous ones overlap.", ("reward_function", "rank"), "seconds", "time"),
 )
 

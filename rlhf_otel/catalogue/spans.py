@@ -77,6 +77,9 @@ UPDATE: Final = frozenset({"update", "loss", "forward", "backward", "optimizer"}
 HEARD_AS: Final = {"reward_function": "reward"}
 """Phases that people are told of by another one's name, when a run is in them: which function it is, its stack says."""
 
+ON_THE_DEVICE: Final = ("loss", "forward", "backward", "optimizer")
+"""Phases whose host times mislead where a GPU trains: the host only queues their work. ``loss`` holds ``forward``."""
+
 PHASE_BY_NAME: Final[dict[str, Phase]] = {phase.name: phase for phase in PHASES}
 
 
@@ -92,15 +95,21 @@ class Attribute(StrEnum):
     KL = "rl.train.kl"
     REWARD = "rl.reward.mean"
     REWARD_FUNCTION = "rl.reward.function"
+    TOKENS = "rl.sample.tokens"
     RANK = "rlhf.rank"
     WORLD_SIZE = "rlhf.world_size"
     ATTEMPT = "rlhf.attempt"
     STEP_KIND = "rlhf.step.kind"
     KEPT_BECAUSE = "rlhf.trace.kept_because"
+    PHASES_LEFT_OUT = "rlhf.trace.phases_left_out"
     PROFILE_PATH = "rlhf.profile.path"
+    STALENESS = "rl.sync.staleness"
+    WEIGHTS_STEP = "rl.sync.weights_step"
+    SAMPLES = "rl.sample.count"
     PREVIOUS_STEP = "rlhf.trace.previous_step"
     PHASE = "rlhf.phase"
     PHASE_SCOPE = "rlhf.phase.scope"
+    DEVICE_SECONDS = "rlhf.phase.device_seconds"
     PHASE_DETAIL = "rlhf.phase.detail"
     RULE = "rlhf.anomaly.rule"
     SEVERITY = "rlhf.anomaly.severity"

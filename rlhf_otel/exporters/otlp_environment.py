@@ -101,7 +101,10 @@ def _require_seconds(*keys: str) -> None:
 
 def _require_url(key: str, endpoint: str, protocol: str) -> None:
     """HTTP needs a scheme, else every export would fail; gRPC also takes ``host:port`` and ``unix:``."""
-    parts = urlsplit(endpoint)
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError as error:
+        raise ConfigurationError(f"{key}={endpoint!r}: {error}") from None
     if protocol != "grpc" and (parts.scheme not in ("http", "https") or not parts.netloc):
         allowed = "http://HOST:PORT or https://HOST:PORT"
         raise ConfigurationError(f"{key}={endpoint!r}: for {protocol} allowed is {allowed}")

@@ -15,6 +15,7 @@ from rlhf_otel.catalogue.rules import RuleClass, Severity, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.catalogue.spans import PHASES
 from rlhf_otel.exporters import reward_families
+from rlhf_otel.exporters.sampling import Reason
 from rlhf_otel.records import RunView
 
 
@@ -215,7 +216,15 @@ def _open_phase(view: RunView) -> Samples:
         yield Sample((view.open_phase.phase,), view.open_phase.seconds)
 
 
+_by_label("rlhf_phase_device_seconds_total", lambda v: v.device_seconds)
 _by_label("rlhf_wasted_seconds_total", lambda v: v.snapshot.wasted)
+_by_label("rlhf_kept_steps_total", lambda v: _kept(v.telemetry.kept_steps))
+
+
+def _kept(steps: Mapping[str, int]) -> dict[str, int]:
+    """Without the first step, which says nothing that ``rlhf_steps_total`` does not."""
+    return {reason: count for reason, count in _happened(steps).items() if reason != Reason.FIRST}
+
 
 # --- verdicts
 

@@ -29,7 +29,7 @@ from rlhf_otel.catalogue.spans import (
     Attribute,
 )
 from rlhf_otel.exporters.sampling import Reason
-from rlhf_otel.records import Anomaly, PhaseInterval, RunIdentity, StepRecord
+from rlhf_otel.records import Anomaly, PhaseInterval, Rollouts, RunIdentity, StepRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 MAX_PHASES: Final = 500
 """Phase spans of one step at most, the longest ones: 100,000 reward calls must not fill the export queue."""
+
+MAX_ROLLOUT_LINKS: Final = 16
+"""Links of one step to the weights that sampled its rollouts, the newest: TRL drops samples that are older than 3."""
 
 MAX_TEXT: Final = 256
 """Characters kept of a name that comes from the host."""
@@ -141,7 +144,12 @@ def build_spans(
     kept = _longest(record.phases)
     contexts = _contexts(trace, rank, record.phases, kept)
     to_unix = record.time_ns - record.end_ns
-    links = [_run_link(identity), *_previous_link(identity, previous)]
+    device_seconds = record.device.seconds if record.device is not None else {}
+    links = [
+        _run_link(identity),
+        *_previous_link(identity, previous),
+        *(_rollout_link(identity, record.step, one) for one in record.rollouts[:MAX_ROLLOUT_LINKS]),
+    ]
     spans = [_step_span(record, identity, anomalies, kept_because, contexts[_STEP], resource, links)]
     for index in kept:
         phase, parent = record.phases[index], parents[index]
@@ -149,6 +157,8 @@ def build_spans(
             parent = parents[parent]
         times = phase.start_ns + to_unix, phase.end_ns + to_unix
         attributes = _phase_attributes(phase, identity.collective_phases)
+        if (seconds := device_seconds.get(phase[:3])) is not None:
+            attributes[Attribute.DEVICE_SECONDS.value] = seconds
         spans.append(_phase_span(phase, contexts[index], contexts[parent], times, attributes, resource))
     return spans
 
@@ -179,6 +189,11 @@ def phase_parents(phases: Sequence[PhaseInterval]) -> list[int]:
                 parents[node] = _STEP
             node = parents[node]
     return parents
+
+
+def phases_left_out(record: StepRecord) -> int:
+    """How many phases of the step get no span."""
+    return record.phases_left_out + max(0, len(record.phases) - MAX_PHASES)
 
 
 def _longest(phases: Sequence[PhaseInterval]) -> Sequence[int]:
@@ -233,6 +248,10 @@ def _step_attributes(record: StepRecord, identity: RunIdentity, kept_because: st
         Attribute.RANK.value: identity.rank,
         Attribute.KEPT_BECAUSE.value: kept_because,
     }
+    if record.tokens > 0:
+        attributes[Attribute.TOKENS.value] = record.tokens
+    if left_out := phases_left_out(record):
+        attributes[Attribute.PHASES_LEFT_OUT.value] = left_out
     if record.profile:
         attributes[Attribute.PROFILE_PATH.value] = text_of(record.profile)
     signals = {key: record.values.get(signal) for key, signal in STEP_ATTRIBUTES.items()}
@@ -303,6 +322,21 @@ def _previous_link(identity: RunIdentity, previous: int | None) -> list[Link]:
     return [
         Link(context_of(trace, step_span_id(trace, identity.rank)), {Attribute.PREVIOUS_STEP.value: previous})
     ]
+
+
+def _rollout_link(identity: RunIdentity, step: int, rollouts: Rollouts) -> Link:
+    """To the step whose update made the weights that sampled; to the run where it began with them."""
+    from opentelemetry.trace import Link
+
+    trace = trace_id(identity.run_id, identity.attempt, rollouts.made_at)
+    if rollouts.inherited:
+        trace = run_trace_id(identity.run_id, identity.attempt)
+    attributes = {
+        Attribute.STALENESS.value: step - 1 - rollouts.made_at,
+        Attribute.WEIGHTS_STEP.value: rollouts.made_at,
+        Attribute.SAMPLES.value: rollouts.samples,
+    }
+    return Link(context_of(trace, root_span_id(trace)), attributes)
 
 
 @functools.cache

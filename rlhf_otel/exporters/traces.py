@@ -9,21 +9,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import random
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 from rlhf_otel import faults
 from rlhf_otel.errors import ConfigurationError
 from rlhf_otel.exporters.checkpoint_span import Analysed, build_checkpoint_span
+from rlhf_otel.exporters.errands import Errands, Hurry
 from rlhf_otel.exporters.otlp_environment import MAX_PENDING_SPANS, otlp_destination
-from rlhf_otel.exporters.span_tree import MAX_PHASES, build_run_span, build_spans, resource_attributes
+from rlhf_otel.exporters.partial_success import Answers
+from rlhf_otel.exporters.span_tree import build_run_span, build_spans, phases_left_out, resource_attributes
 from rlhf_otel.records import Anomaly, RunIdentity, StepRecord
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class TraceExporter:
         self._exported_steps: deque[int] = deque(maxlen=LINKABLE_STEPS)
         self._delivery = _Delivery(span_exporter, endpoint, max_pending)
         self._processor = BatchSpanProcessor(cast("SpanExporter", self._delivery), max_queue_size=max_pending)
-        self._errands = _Errands()
+        self._errands = Errands()
+        self._hurry = Hurry(self._processor, self._errands)
         self._flushed = threading.Event()
         self._flushed.set()
         self._pid = os.getpid()
@@ -118,13 +120,14 @@ class TraceExporter:
         spans = build_spans(record, self._identity, anomalies, kept_because, self._resource, previous)
         if self._run_span_due:
             spans.insert(0, self._run_span(spans[0]))
-        self._delivery.lose(max(0, len(record.phases) - MAX_PHASES))
+        self._delivery.lose(phases_left_out(record))
         if not self._delivery.admit(len(spans)):
             return
         self._run_span_due = False
         self._exported_steps.append(record.step)
         for span in spans:
             self._processor.on_end(span)
+        self._hurry.send()
 
     def lose(self, spans: int) -> None:
         """Count spans that could not even be built."""
@@ -134,11 +137,13 @@ class TraceExporter:
         """Queue the span of a checkpoint's analysis, which ended at this Unix time."""
         if os.getpid() == self._pid and self._delivery.admit(1):
             self._processor.on_end(build_checkpoint_span(analysis, self._identity, end_ns, self._resource))
+            self._hurry.send()
 
     def flush(self, timeout_s: float) -> bool:
         """Send what waits; whether all of it has left within ``timeout_s``."""
         if os.getpid() != self._pid or self._delivery.closed:
             return False
+        self._hurry.at_once()
         if self._flushed.is_set():  # else one still hangs, and another would queue up behind it
             self._flushed = self._errands.start(self._processor.force_flush)
         return self._flushed.wait(timeout_s) and self._delivery.pending == 0
@@ -147,6 +152,7 @@ class TraceExporter:
         """Send what waits for at most ``timeout_s``, give up on the rest, and count it."""
         if os.getpid() != self._pid or not self._delivery.refuse():
             return
+        self._hurry.at_once()
         in_time = self._errands.start(self._processor.shutdown).wait(timeout_s)
         self._delivery.abandon(in_time)
         self._errands.stop()
@@ -169,6 +175,7 @@ class _Delivery:
         self._address = urlsplit(endpoint).netloc.rpartition("@")[2] or endpoint
         self._limit = limit
         self._quiet = _Quiet()
+        self._answers = Answers(exporter)
         self._lock = threading.Lock()
         self._failing = False
         self._shut = False
@@ -204,12 +211,17 @@ class _Delivery:
         try:
             with self._quiet.withholding():
                 result = self._exporter.export(spans)
-                message = self._quiet.message
+                message, rejected = self._quiet.message, self._answers.take()
         except Exception as error:  # noqa: BLE001, the report logs it with its traceback
             self._settle(len(spans), error)
             return SpanExportResult.FAILURE
-        accepted = result is SpanExportResult.SUCCESS
-        self._settle(len(spans), None if accepted else ConnectionError(message or "the endpoint refused"))
+        if result is not SpanExportResult.SUCCESS:
+            self._settle(len(spans), ConnectionError(message or "the endpoint refused"))
+        elif rejected.spans:
+            partial = ConnectionError(f"the endpoint rejected {rejected.spans} spans: {rejected.message}")
+            self._settle(len(spans), partial, min(rejected.spans, len(spans)))
+        else:
+            self._settle(len(spans))
         return result
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
@@ -241,13 +253,15 @@ class _Delivery:
             self.shutdown()
         self._quiet.detach()
 
-    def _settle(self, count: int, error: BaseException | None) -> None:
+    def _settle(self, count: int, error: BaseException | None = None, lost: int | None = None) -> None:
+        """``count`` spans are answered for, of which with an error ``lost`` are, by default all."""
+        lost = 0 if error is None else count if lost is None else lost
         with self._lock:
             if self._abandoned:
                 return
             self.pending -= count
-            self.exported += 0 if error else count
-            self.dropped += count if error else 0
+            self.exported += count - lost
+            self.dropped += lost
         if error:
             self._report(error)
         else:
@@ -314,39 +328,6 @@ class _Quiet(logging.Filter):
             done = self._leaving and not self._inside
         for name in SDK_LOGGERS if done else ():
             logging.getLogger(name).removeFilter(self)
-
-
-_Errand = tuple[Callable[[], object], threading.Event]
-
-
-class _Errands:
-    """A daemon thread for calls that may hang: the processor's flush and shutdown know no bound of their own.
-
-    It exists from the start because Python 3.12 and later start no thread while the interpreter exits.
-    """
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="rlhf-otel-traces", daemon=True).start()
-
-    def start(self, call: Callable[[], object]) -> threading.Event:
-        """Call it there, after those before it; the event is set when it has returned."""
-        done = threading.Event()
-        self._calls.put((call, done))
-        return done
-
-    def stop(self) -> None:
-        """End the thread once it has nothing left to do."""
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (errand := self._calls.get()) is not None:
-            call, done = errand
-            with faults.isolated("traces", "flushing or closing the span processor"):
-                try:
-                    call()
-                finally:
-                    done.set()
 
 
 def _span_exporter(protocol: str) -> SpanExporter:

@@ -6,7 +6,15 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from rlhf_otel.bounds import ACTIONS_S, CHECKPOINTS_S, END_S, ENDED_WELL_S, LEAVING_S, REPORT_S
+from rlhf_otel.bounds import (
+    ACTIONS_S,
+    BEFORE_HANDLER_S,
+    CHECKPOINTS_S,
+    END_S,
+    ENDED_WELL_S,
+    LEAVING_S,
+    REPORT_S,
+)
 from rlhf_otel.catalogue.metrics import METRICS, Metric
 from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
@@ -128,7 +136,8 @@ def _longest_end() -> str:
         f"{CHECKPOINTS_S - ENDED_WELL_S:.0f} s); with `report`, which takes a second or two, "
         f"{REPORT_S:.0f} s more. A torch profile that is being written then is waited for. The process stays for "
         "a Prometheus that scraped it, at most `linger_s` from the end of training; it then leaves `file_sd` and closes its "
-        f"port, at most {LEAVING_S:.0f} s. After SIGTERM without a handler of yours, `linger_s` counts as at most "
+        f"port, at most {LEAVING_S:.0f} s. A handler of yours for SIGTERM is called at most "
+        f"{BEFORE_HANDLER_S:.0f} s later. After SIGTERM without one, `linger_s` counts as at most "
         f"{LINGER_S:.0f} s.\n"
     )
 

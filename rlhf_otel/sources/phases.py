@@ -16,7 +16,7 @@ from time import perf_counter_ns
 from typing import Any, Final, NamedTuple, Protocol
 
 from rlhf_otel.catalogue.spans import ABSORBING, HEARD_AS, PHASES
-from rlhf_otel.records import PhaseInterval
+from rlhf_otel.records import DeviceTimes, PhaseInterval
 
 MAX_PHASES: Final = 10_000
 """Phases kept of one step; of others only the time counts (a step may call 100,000 reward functions)."""
@@ -67,7 +67,7 @@ class PhaseRecorder:
     """Collects the phases of the step in progress, and totals over the run."""
 
     __slots__ = (
-        "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "elsewhere",
+        "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "elsewhere", "left_out",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -80,6 +80,8 @@ class PhaseRecorder:
         self._accounting = threading.Lock()
         self._stopped = False
         self.elsewhere: Elsewhere | None = None
+        self.left_out = 0
+        """Phases of the step that was taken last that were too many to be kept."""
 
     def adopt_thread(self) -> None:
         """Call the current thread the training thread."""
@@ -166,7 +168,18 @@ class PhaseRecorder:
             steps = self._accounts.steps
             while steps and steps[0][0] < number:
                 steps.popleft()
-            return steps.popleft()[1] if steps and steps[0][0] == number else []
+            if not steps or steps[0][0] != number:
+                self.left_out = 0
+                return []
+            _, intervals, self.left_out = steps.popleft()
+            return intervals
+
+    def read_device(self) -> None:
+        """Nothing: no device has a clock here."""
+
+    def take_device(self, number: int) -> DeviceTimes | None:
+        """None: no device has a clock here."""
+        return None
 
     def totals(self, now: int) -> PhaseTotals:
         """Totals until ``now``, with the time of the phases that are open; from any thread.
@@ -208,12 +221,14 @@ class _Accounts:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {phase.name: 0.0 for phase in PHASES}
-        self.steps: deque[tuple[int, list[Interval]]] = deque()
+        self.steps: deque[tuple[int, list[Interval], int]] = deque()
+        """Of steps that have ended the number, the phases that are kept, and how many are not."""
         self.last_end = 0
         """When the training thread last left a phase."""
         self._counts: dict[str, int] = {phase.name: 0 for phase in PHASES}
         self._function_seconds: dict[str, float] = {}
         self._step: list[Interval] = []
+        self._beyond = 0
         self._told: dict[str, float] = {}
         """Totals of the last scrape, below which none may fall."""
         self._unclaimed: list[tuple[int, int]] = []
@@ -226,8 +241,8 @@ class _Accounts:
             item = ended.popleft()
             if len(item) == 2:
                 number, innermost = item
-                self.steps.append((number, self._step))
-                self._step = []
+                self.steps.append((number, self._step, self._beyond))
+                self._step, self._beyond = [], 0
                 self._settle(innermost)
             else:
                 taken.add(id(item[0]))
@@ -250,6 +265,8 @@ class _Accounts:
             totals[detail] = totals.get(detail, 0.0) + duration * 1e-9
         if len(self._step) < MAX_PHASES:
             self._step.append(Interval(opened, end, failed, exclusive))
+        else:
+            self._beyond += 1
 
     def _settle(self, innermost: int | None) -> None:
         """At the end of a step: what no open phase will claim is forgotten, what the innermost will is one sum."""

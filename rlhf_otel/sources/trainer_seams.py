@@ -15,6 +15,7 @@ from rlhf_otel.sources import batches, plain_seams
 from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.ppo_seams import PPOSeams
 from rlhf_otel.sources.reward_functions import RewardFunctionCounts
+from rlhf_otel.sources.rollouts import RolloutVersions
 from rlhf_otel.sources.run_identity import algorithm_of
 from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.wrapping import Function, Wrappers, timed
@@ -37,6 +38,9 @@ class TrainerSeams:
         self._algorithm = algorithm_of(trainer)
         self._wrappers = Wrappers()
         self.reward_functions = RewardFunctionCounts()
+        self.rollouts = RolloutVersions(trainer)
+        self.follows_rollouts = False
+        """Whether it is an asynchronous trainer; known once attached."""
 
     @property
     def reward_function_names(self) -> frozenset[str]:
@@ -57,6 +61,7 @@ class TrainerSeams:
         wrap(trainer, "_get_per_token_logps_and_entropies", self._log_probabilities)
         wrap(accelerator, "backward", functools.partial(self._timed, "backward"))
         self._wrap_reward_functions()
+        self.follows_rollouts = self.rollouts.attach(self._wrappers)
         if self._algorithm == "ppo":
             PPOSeams(trainer, self._recorder).attach(self._wrappers)
         elif trainer is not None:

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.exporters.span_tree import MAX_PHASES, run_trace_id, trace_id
 from rlhf_otel.exporters.traces import SDK_LOGGERS, TraceExporter
 from rlhf_otel.records import Anomaly, PhaseInterval, RunIdentity, StepRecord
+from rlhf_otel.sources.phases import PhaseRecorder, nest
 
 IDENTITY = RunIdentity("run-7", algorithm="grpo", model="tiny", world_size=2)
 ANOMALY = Anomaly(
     "NonFinite", Severity.CRITICAL, "loss", float("nan"), None, None, "value", None, 3, 3, 10**18, "", ""
 )
+AN_HOUR_MS = "3600000"
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
@@ -70,11 +73,13 @@ class Memory(SpanExporter):
     def __init__(self, result: SpanExportResult = SpanExportResult.SUCCESS) -> None:
         self.result = result
         self.spans: list[Any] = []
+        self.requests = 0
         self.go_on = threading.Event()
         self.go_on.set()
 
     def export(self, spans: Any) -> SpanExportResult:
         self.go_on.wait(20)
+        self.requests += 1
         if self.result is SpanExportResult.SUCCESS:
             self.spans.extend(spans)
         return self.result
@@ -250,6 +255,61 @@ def test_refusing_endpoint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
         assert "400" in check_one_fault(caplog)
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_spans_that_are_rejected_of_a_request_are_dropped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    """By a partial success, which the SDK takes for a success."""
+    receiving = otlp_receiver.grpc_receiver if protocol == "grpc" else otlp_receiver.http_receiver
+    with receiving(rejects=3) as receiver:
+        traces = exporter(monkeypatch, receiver.endpoint, protocol)
+        traces.export(record(1), [], "first")
+        assert traces.flush(10)
+        traces.close(5)
+    assert receiver.requests == 1
+    assert (traces.exported, traces.dropped) == (1, 3)
+    assert "rejected 3 spans: too old" in check_one_fault(caplog)
+
+
+def test_an_endpoint_that_answers_something_else_has_rejected_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        otlp_receiver.Response, "SerializeToString", lambda *_: b"<html>thank you</html>", raising=False
+    )
+    with otlp_receiver.http_receiver() as receiver:
+        traces = exporter(monkeypatch, receiver.endpoint)
+        traces.export(record(1), [], "first")
+        assert traces.flush(10)
+        traces.close(5)
+    assert (traces.exported, traces.dropped) == (4, 0)
+
+
+def test_a_kept_step_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when the batch processor's delay is over."""
+    with otlp_receiver.http_receiver() as receiver:
+        traces = exporter(monkeypatch, receiver.endpoint, OTEL_BSP_SCHEDULE_DELAY=AN_HOUR_MS)
+        for step, spans in ((1, 4), (2, 7), (3, 10)):
+            traces.export(record(step), [], "slow")
+            receiver.wait_for(spans, 30)
+        traces.close(5)
+
+
+def test_what_is_kept_while_a_request_is_under_way_goes_with_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", AN_HOUR_MS)
+    memory = Memory()
+    memory.go_on.clear()
+    traces = TraceExporter(IDENTITY, memory)
+    for step in range(1, 101):
+        traces.export(record(step), [], "slow")
+    memory.go_on.set()
+    otlp_receiver.wait_until(lambda: len(memory.spans) == 301, 30)
+    assert memory.requests <= 3
+    traces.close(5)
+
+
 def test_each_outage_is_a_fault(caplog: pytest.LogCaptureFixture) -> None:
     memory = Memory(SpanExportResult.FAILURE)
     traces = TraceExporter(IDENTITY, memory)
@@ -297,6 +357,31 @@ def test_phases_beyond_the_limit_are_counted() -> None:
     traces.export(record(1, phases=MAX_PHASES + 70), [], "slow")
     traces.close(5)
     assert (traces.exported, traces.dropped) == (MAX_PHASES + 2, 70)
+
+
+def test_a_hundred_thousand_calls_in_a_step_cost_no_more_than_their_bounds() -> None:
+    """As many spans as fit, the longest; the rest is counted, and memory is that of what is kept."""
+    recorder, calls = PhaseRecorder(), 100_000
+    tracemalloc.start()
+    try:
+        whole = recorder.begin("reward")
+        for _ in range(calls):
+            recorder.end(recorder.begin("reward_function", "f"))
+        recorder.end(whole)
+        phases = nest(recorder.take_step(recorder.end_step()))
+        step = StepRecord(1, 0.0, StepKind.REUSE, whole[2], phases[-1].end_ns, time.time_ns(), phases=phases)
+        step.phases_left_out = recorder.left_out
+        memory = Memory()
+        traces = TraceExporter(IDENTITY, memory)
+        traces.export(step, [], "slow")
+        traces.close(30)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (traces.exported, traces.dropped) == (MAX_PHASES + 2, calls + 1 - MAX_PHASES)
+    (found,) = [span for span in memory.spans if span.name == "rlhf.step"]
+    assert found.attributes["rlhf.trace.phases_left_out"] == calls + 1 - MAX_PHASES
+    assert peak < 20 << 20, "the calls themselves would be 40 MB"
 
 
 def test_after_close_nothing_is_sent_and_all_is_counted() -> None:

@@ -64,6 +64,7 @@ def test_without_an_endpoint_the_sdk_is_not_imported() -> None:
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "smoke", "http/protobuf, grpc"),
         (ENDPOINT, "localhost:4318", "http://HOST:PORT"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://", "http://HOST:PORT"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://[host", "Invalid IPv6 URL"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "many", "integer above 0"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "integer above 0"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "seconds above 0"),

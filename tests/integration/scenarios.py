@@ -228,6 +228,23 @@ def terminate_and_exit(folder: Path) -> None:
     train(folder, Strike(_terminate))
 
 
+def terminate_and_vanish(folder: Path) -> None:
+    """SIGTERM with a handler that ends the process at once."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(6))
+    train(folder, Strike(_terminate))
+
+
+def hang(folder: Path) -> None:
+    """A reward function that never returns, in the step after :data:`STRIKES`."""
+
+    def hanging(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        if trainer_state.global_step == STRIKES:
+            threading.Event().wait()
+        return variety(completions)
+
+    train(folder, reward_funcs=[hanging])
+
+
 def terminate_and_raise(folder: Path) -> None:
     """SIGTERM with a handler that raises an exception."""
     signal.signal(signal.SIGTERM, lambda *_: _fail())

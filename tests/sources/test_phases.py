@@ -278,6 +278,7 @@ def test_a_hundred_thousand_calls_are_counted_and_only_some_are_kept() -> None:
     phases = step_of(recorder)
     totals = recorder.totals(perf_counter_ns())
     assert len(phases) == MAX_PHASES
+    assert recorder.left_out == 100_001 - MAX_PHASES
     assert totals.counts["reward_function"] == 100_000
     kept = sum(phase.end_ns - phase.start_ns for phase in phases) * 1e-9
     assert totals.function_seconds["f"] > kept
@@ -286,6 +287,7 @@ def test_a_hundred_thousand_calls_are_counted_and_only_some_are_kept() -> None:
     assert totals.seconds["reward_function"] < whole
     recorder.end(recorder.begin("loss"))
     assert names(step_of(recorder)) == ["loss"], "the next step is whole again"
+    assert recorder.left_out == 0
 
 
 class Scraper(threading.Thread):
