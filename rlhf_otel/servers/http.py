@@ -9,20 +9,27 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from rlhf_otel.errors import ServerError
+from rlhf_otel.servers.http_client import HttpClient
 
 TIMEOUT_S: Final = 10.0
 
 
-def get(url: str, path: str, **query: str) -> str:
-    """The body of the answer. Raises ServerError."""
+def get(url: str, path: str, client: HttpClient | None = None, **query: str) -> str:
+    """The body of the answer, asked for by ``client`` where one is given. Raises ServerError."""
     address = f"{url.rstrip('/')}{path}" + (f"?{urlencode(query)}" if query else "")
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
+        with _open(address, client) as answer:
             return str(answer.read().decode())
     except urllib.error.HTTPError as error:
         raise ServerError(f"{address}: HTTP status {error.code}") from error
     except (OSError, ValueError) as error:  # URLError is an OSError
         raise ServerError(f"{address}: {getattr(error, 'reason', error)}") from error
+
+
+def _open(address: str, client: HttpClient | None) -> Any:
+    if client is None:
+        return urllib.request.urlopen(address, timeout=TIMEOUT_S)
+    return client.open(address, TIMEOUT_S)
 
 
 def get_json(url: str, path: str, **query: str) -> Any:
