@@ -106,7 +106,7 @@ def parse(text: str) -> PasswordHash:
 
 def _scrypt(log2_n: str, block_size: str, parallel: str, salt: str, derived: str) -> Scrypt:
     n, r, p = int(log2_n), int(block_size), int(parallel)
-    if not (10 <= n <= 24 and 1 <= r and 1 <= p <= MAX_PARALLEL and (128 * r) << n <= MAX_MEMORY):
+    if not (10 <= n <= 24 and r >= 1 and 1 <= p <= MAX_PARALLEL and (128 * r) << n <= MAX_MEMORY):
         raise ValueError("asks for too little work, or for more than a check beside a training may take")
     try:
         return Scrypt(_bytes(salt), _bytes(derived), n, r, p)

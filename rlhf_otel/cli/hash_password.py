@@ -25,7 +25,7 @@ def hash_password(token: bool) -> None:
     elif sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
-        password = click.get_text_stream("stdin").readline().rstrip("\r\n")
+        password = sys.stdin.readline().rstrip("\r\n")
     if not password:
         raise click.ClickException("the password is empty")
     click.echo(str(Scrypt.of(password.encode())))

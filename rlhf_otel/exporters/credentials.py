@@ -96,9 +96,10 @@ class Credentials:
 
     def _matches(self, given: _Given) -> bool:
         if given.scheme == "bearer":
-            return any(
-                [token.matches(given.secret) for token in self._tokens]
-            )  # each, so that the time tells nothing
+            found = [
+                token.matches(given.secret) for token in self._tokens
+            ]  # each: the time is to tell nothing
+            return any(found)
         known = self._users.get(given.user)
         right = (known or _nobody()).matches(given.secret)
         return right and known is not None
