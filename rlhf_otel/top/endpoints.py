@@ -11,7 +11,7 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from rlhf_otel.catalogue.signals import SIGNALS
-from rlhf_otel.errors import ServerError
+from rlhf_otel.errors import FOREIGN, ServerError
 from rlhf_otel.servers.http import get
 from rlhf_otel.servers.http_client import HttpClient
 from rlhf_otel.top.picture import Picture
@@ -44,7 +44,11 @@ class EndpointWatch:
             answers = list(pool.map(self._asked, addresses := self._targets()))
         seen: list[Picture] = []
         for address, text in zip(addresses, answers, strict=True):
-            seen += self._taken(text) if text is not None else [self._silent(address)]
+            seen += (
+                self._taken_or_said(address, text)
+                if text is not None
+                else [Picture(address, state="no answer")]
+            )
         for picture in seen:
             self._pictures[picture.key] = picture
         return seen
@@ -55,8 +59,11 @@ class EndpointWatch:
         except ServerError:
             return None
 
-    def _silent(self, address: str) -> Picture:
-        return Picture(address, state="no answer")
+    def _taken_or_said(self, address: str, text: str) -> list[Picture]:
+        try:
+            return self._taken(text)
+        except FOREIGN:
+            return [Picture(address, state="no metrics of ours")]
 
     def _taken(self, text: str) -> list[Picture]:
         """Rank 0 has the run's series; labels say whose the others are."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-EXAMPLES: Final = 400 if os.environ.get("CI") in ("true", "1") else 50
+EXAMPLES: Final = 200 if os.environ.get("CI") in ("true", "1") else 50
 fuzzed = settings(
     max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
