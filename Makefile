@@ -18,10 +18,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -qq -c constraints.txt
 INSTALL_PROJECT := $(INSTALL) --no-build-isolation -e
 
+# Each package by the hashes of .ci/lock, as wheels alone: nothing else is installed, and no code of a package runs.
+INSTALL_LOCKED := $(PIP) install -qq --no-deps --require-hashes --only-binary :all:
+
 # CI runs the slow matrix as well.
 PYTEST_SELECT := $(if $(filter true 1,$(CI)),,-m "not slow")
 
-.PHONY: help venv $(OTHER_VENVS) servers demo test lint types generate check bench clean
+.PHONY: help venv $(OTHER_VENVS) servers demo test lint types generate check bench lock audit clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -57,29 +60,43 @@ check: $(VENV)/.dev ## Fail when a generated file is stale
 bench: $(VENV)/.bench ## Measure what telemetry costs, beside its peers; ARGS="overhead --quick --json FILE"
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
+lock: .venv-tools/.ready ## Write .ci/lock anew from constraints.txt (after a change of versions)
+	@.venv-tools/bin/python .ci/lock.py
+
+audit: .venv-tools/.ready ## Look the locked versions up in the database of known weaknesses, where that can be reached
+	@.venv-tools/bin/python .ci/audit.py
+
+.venv-tools/.ready: .ci/tools.txt
+	@test -x .venv-tools/bin/python || "$(PYTHON)" -m venv .venv-tools
+	@.venv-tools/bin/python -m pip --disable-pip-version-check install -qq -r $<
+	@touch $@
+
 clean: ## Remove .venv, caches and build results
-	rm -rf $(VENV) $(OTHER_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OTHER_VENVS) .venv-tools build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is a file in .venv that is newer than what the installation was made from.
 
-$(VENV)/.trl: pyproject.toml constraints.txt
+$(VENV)/.trl: pyproject.toml constraints.txt .ci/lock/trl.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)" >&2; exit 1; }
 	@echo "venv: torch, transformers, trl and rlhf_otel into $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	@# torch first and by itself: with the exact version there, nothing later pulls another build of it.
+	@$(INSTALL_LOCKED) -r .ci/lock/trl.txt
+	@# torch is not locked: its build, and what that needs, differ by machine (CPU, CUDA), and so do the hashes. It comes by
+	@# itself: with the exact version there, nothing later pulls another build of it.
 	@$(INSTALL) torch
-	@$(INSTALL) hatchling editables
 	@$(INSTALL_PROJECT) '.[trl]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.trl
+$(VENV)/.dev: $(VENV)/.trl .ci/lock/dev.txt
 	@echo "venv: development tools"
+	@$(INSTALL_LOCKED) -r .ci/lock/dev.txt
 	@$(INSTALL_PROJECT) '.[trl,dev]'
 	@touch $@
 
-$(VENV)/.bench: $(VENV)/.dev
+$(VENV)/.bench: $(VENV)/.dev .ci/lock/bench.txt
 	@echo "venv: the peers of the benchmark"
+	@$(INSTALL_LOCKED) -r .ci/lock/bench.txt
 	@$(INSTALL_PROJECT) '.[trl,dev,bench]'
 	@touch $@
 

@@ -101,8 +101,11 @@ def _check_sections(wanted: Mapping[str, Any], _: dict[str, Rule]) -> Iterator[_
 
 def _disable(wanted: Mapping[str, Any], rules: dict[str, Rule]) -> Iterator[_WrongError]:
     content = wanted.get("disable")
+    tuned = [name for name, _ in _entries(wanted, "tune")]
     for index, name in enumerate(content if isinstance(content, list) else ()):
-        if name in (wanted.get("tune") or ()):
+        if not isinstance(name, str):
+            yield _WrongError(("disable", index), f"must be the name of a rule, it is {name!r:.60}")
+        elif name in tuned:
             yield _WrongError(("disable", index), f"{name} is disabled and tuned")
         elif name not in rules:
             yield _WrongError(("disable", index), f"unknown rule {name!r}{nearest(str(name), rules)}")

@@ -29,6 +29,10 @@ Whatever fails later is a *telemetry fault*: logged once, counted, and kept away
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
 
 class RlhfOtelError(Exception):
     """Base of every exception that this package raises on purpose."""
@@ -108,3 +112,18 @@ class DrillError(RlhfOtelError):
 
 class StackError(RlhfOtelError):
     """The local stack cannot be started or stopped; the message says what to do."""
+
+
+FOREIGN: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading raises of a file, or an answer, that is well-formed and not what it should be."""
+
+
+@contextmanager
+def refused_as(kind: type[RlhfOtelError], what: str) -> Iterator[None]:
+    """At the border where somebody else's data is read: make ``kind`` of what their shape raises, with its cause."""
+    try:
+        yield
+    except RlhfOtelError:
+        raise
+    except FOREIGN as error:
+        raise kind(f"{what}: {type(error).__name__}: {str(error)[:200]}") from error

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import yaml
 
+from rlhf_otel import yaml_limits
 from rlhf_otel.catalogue.rules import RULES, Rule
 from rlhf_otel.custom_rules import Place, checked, customized
 from rlhf_otel.errors import ConfigurationError
@@ -48,10 +49,7 @@ def load(path: Path) -> tuple[Rule, ...]:
     if root is None:
         return RULES
     lines: dict[Place, int] = {}
-    try:
-        content = _plain(root, (), lines, path)
-    except RecursionError:
-        raise ConfigurationError(f"{path}: an alias that contains itself") from None
+    content = _plain(root, (), lines, path)
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}:1: must be a mapping with disable, tune, add")
     return customized(content, lambda place: f"{path}:{_line(place, lines)}")
@@ -59,12 +57,10 @@ def load(path: Path) -> tuple[Rule, ...]:
 
 def _composed(path: Path) -> yaml.Node | None:
     try:
-        with path.open(encoding="utf-8") as file:
-            root: yaml.Node | None = yaml.compose(file, Loader=yaml.SafeLoader)
-            return root
+        return yaml_limits.compose(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"rule file {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"rule file {path} is not YAML: {error}") from None
 
 
@@ -86,8 +82,8 @@ def _plain(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -
         return [_plain(child, (*place, index), lines, path) for index, child in enumerate(node.value)]
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"{path}:{lines[place]}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - of values with a tag that is not theirs, PyYAML raises anything
+        raise ConfigurationError(f"{path}:{lines[place]}: {error or type(error).__name__}") from None
 
 
 def _pairs(

@@ -23,6 +23,7 @@ from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.assembly import Assembler
 from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.checkpoints.process import CheckpointAnalysis
+from rlhf_otel.exporters.protection import Protection
 from rlhf_otel.guard.of_a_run import RunGuard
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.profiling.of_a_run import RunProfiling
@@ -367,7 +368,11 @@ class Run:
         self._begin_push()
         if port != "off":
             local_rank = self.pipeline.identity.local_rank
-            serving.expose(self, self.settings.metrics_host, port + local_rank if port else 0)
+            said = self.settings
+            protection = Protection(
+                said.metrics_host, said.metrics_allowed_hosts, said.web, said.metrics_web_config
+            )
+            serving.expose(self, said.metrics_host, port + local_rank if port else 0, protection)
 
     def _begin_push(self) -> None:
         interval = self.settings.push_interval_s

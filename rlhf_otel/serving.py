@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 from rlhf_otel import faults
 from rlhf_otel.exporters.endpoint import Endpoint
 from rlhf_otel.exporters.exposition import RunsCollector
-from rlhf_otel.exporters.file_sd import TOUCH_S, TargetFile, target_of
+from rlhf_otel.exporters.file_sd import TOUCH_S, TargetFile, scheme_of, target_of
+from rlhf_otel.exporters.protection import Protection
 from rlhf_otel.records import RunView
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def scrapes() -> tuple[int, float]:
     return (_endpoint.scrapes, _endpoint.scrape_seconds) if _endpoint is not None else (0, 0.0)
 
 
-def expose(run: Run, host: str, port: int) -> None:
-    """Expose ``run``, starting the endpoint if this process has none.
+def expose(run: Run, host: str, port: int, protection: Protection | None = None) -> None:
+    """Expose ``run``, starting the endpoint if this process has none; one that is there stays as it is protected.
 
     A run of the same id makes room, since its series would be there twice. Others that have ended stay until
     that has been seen, with what they have to say about themselves as runs.
@@ -72,7 +73,7 @@ def expose(run: Run, host: str, port: int) -> None:
         _runs[:] = [other for other in others if other not in ended[:-MOST_ENDED]]
         _runs.append(run)
         if _endpoint is None:
-            endpoint = Endpoint(host, port, RunsCollector(_views), _health)
+            endpoint = Endpoint(host, port, RunsCollector(_views), _health, protection=protection)
             if endpoint.start() is not None:
                 _endpoint = endpoint
                 logger.info("metrics at %s/metrics", endpoint.url)
@@ -153,7 +154,7 @@ def _publish() -> None:
             return
         directory, identity = runs[-1].settings.file_sd, runs[-1].pipeline.identity
         assert directory is not None
-        _target.keep(directory, identity, target_of(endpoint.host, url))
+        _target.keep(directory, identity, target_of(endpoint.host, url), scheme_of(url))
 
 
 def _withdraw(run: Run) -> None:

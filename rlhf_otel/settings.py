@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from rlhf_otel import traces_sampler
+from rlhf_otel import traces_sampler, web_config, yaml_limits
 from rlhf_otel.action_settings import ActionSettings
 from rlhf_otel.catalogue.rules import Rule
 from rlhf_otel.detection.rule_text import nearest
@@ -67,6 +67,16 @@ class Settings(BaseModel):
     metrics_port: int | Literal["off"] = Field(
         METRICS_PORT,
         description="Port of /metrics; the local rank is added. 0 takes a free one, 'off' serves nothing.",
+    )
+    metrics_web_config: Path | None = Field(
+        None,
+        description="File with TLS, client certificates, passwords and tokens for /metrics, in the form of Prometheus' "
+        "exporters (`--web.config.file`): [security](security.md).",
+    )
+    metrics_allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names, beside this machine's own, under which /metrics may be asked; a variable has them with commas. "
+        "On loopback others are refused (DNS rebinding); elsewhere only if this is set.",
     )
     file_sd: Path | None = Field(
         None, description="Directory for Prometheus' file_sd: each rank keeps its target in a file there."
@@ -157,6 +167,12 @@ class Settings(BaseModel):
         """The rules that the run is judged by. Raises ConfigurationError."""
         return rules_of(self.rules)
 
+    @cached_property
+    def web(self) -> web_config.WebConfig:
+        """What ``metrics_web_config`` says. Raises ConfigurationError."""
+        path = self.metrics_web_config
+        return web_config.load(path) if path is not None else web_config.WebConfig()
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value(cls, value: Any) -> Any:
@@ -165,6 +181,13 @@ class Settings(BaseModel):
             raise PydanticCustomError("truth_value", "Input should not be true or false")
         return value
 
+    @field_validator("metrics_allowed_hosts", mode="before")
+    @classmethod
+    def _comma_list(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
     @field_validator("actions", mode="before")
     @classmethod
     def _yaml_list(cls, value: Any) -> Any:
@@ -172,7 +195,7 @@ class Settings(BaseModel):
         if not isinstance(value, str):
             return value
         try:
-            return yaml.safe_load(value)
+            return yaml_limits.load(value)
         except yaml.YAMLError as error:
             raise PydanticCustomError("yaml", "Input is not YAML: {error}", {"error": str(error)}) from None
 
@@ -214,6 +237,7 @@ def load(config: str | Path | None = None, **arguments: Any) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(_explain(error, merged, origin)) from None
     _check_port(settings)
+    _ = settings.web
     _check_actions(settings)
     _check_report(settings)
     return settings
@@ -260,7 +284,7 @@ def _environment() -> tuple[dict[str, Any], dict[str, str]]:
 
 def _file(path: str | Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml_limits.load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"config file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

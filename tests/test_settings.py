@@ -56,6 +56,7 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("metrics_host", "0.0.0.0"),
         ("metrics_port", 9500),
         ("metrics_port", "off"),
+        ("metrics_web_config", Path(__file__).parent / "data" / "web" / "example.yaml"),
         ("push_interval_s", 15.0),
         ("push_interval_s", "off"),
         ("journal", "off"),
@@ -85,7 +86,7 @@ def test_every_source_can_set(give: Give, key: str, value: Any) -> None:
 
 def test_every_field_is_covered_by_the_test_above() -> None:
     rows = next(mark for mark in test_every_source_can_set.pytestmark).args[1]  # type: ignore[attr-defined]
-    elsewhere = {"actions", "webhook_secret"}  # tests/actions
+    elsewhere = {"actions", "webhook_secret", "metrics_allowed_hosts"}  # tests/actions, tests/protection
     assert {key for key, _ in rows} | elsewhere == set(Settings.model_fields)
 
 

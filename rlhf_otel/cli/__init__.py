@@ -13,6 +13,7 @@ from rlhf_otel.cli.demo import demo
 from rlhf_otel.cli.doctor import doctor
 from rlhf_otel.cli.drill import drill
 from rlhf_otel.cli.generate import generate
+from rlhf_otel.cli.hash_password import hash_password
 from rlhf_otel.cli.profile import profile
 from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.report import report
@@ -38,6 +39,7 @@ commands.add_command(demo)
 commands.add_command(doctor)
 commands.add_command(drill)
 commands.add_command(generate)
+commands.add_command(hash_password)
 commands.add_command(replay)
 commands.add_command(up)
 commands.add_command(down)

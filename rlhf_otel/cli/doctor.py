@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from rlhf_otel.cli.http_options import client_of, http_config_option
+
 
 @click.command()
 @click.option(
@@ -17,9 +19,15 @@ import click
 @click.option("--prometheus", help="Prometheus' address; default: http://localhost:9090, where there is one.")
 @click.option("--alertmanager", help="Default: those that Prometheus sends alerts to.")
 @click.option("--run-id", help="A run that should be scraped now.")
+@http_config_option
 @click.option("--json", "as_json", is_flag=True, help="Tell the findings as JSON.")
 def doctor(
-    config: Path | None, prometheus: str | None, alertmanager: str | None, run_id: str | None, as_json: bool
+    config: Path | None,
+    prometheus: str | None,
+    alertmanager: str | None,
+    run_id: str | None,
+    http_config: Path | None,
+    as_json: bool,
 ) -> None:
     """Check this machine's set-up, say what is wrong and how to mend it.
 
@@ -28,8 +36,9 @@ def doctor(
     from rlhf_otel.doctor.examination import Question, examine
     from rlhf_otel.doctor.finding import Level
 
+    question = Question(config, prometheus, alertmanager, run_id, client_of(http_config))
     found = []
-    for finding in examine(Question(config, prometheus, alertmanager, run_id)):
+    for finding in examine(question):
         found.append(finding)
         if not as_json:
             click.echo(f"{finding.level:<8} {finding.check}: {finding.said}")

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rlhf_otel.cli.http_options import client_of, http_config_option
+
 if TYPE_CHECKING:
+    from rlhf_otel.servers.http_client import HttpClient
     from rlhf_otel.top.picture import Picture
 
 
@@ -17,13 +20,15 @@ if TYPE_CHECKING:
 @click.option(
     "--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds between looks."
 )
-def top(sources: tuple[str, ...], interval: float) -> None:
+@http_config_option
+def top(sources: tuple[str, ...], interval: float, http_config: Path | None) -> None:
     """Watch runs live: signals, phases, ranks, anomalies, GPUs.
 
     SOURCES are endpoints (http://host:9464), directories of file_sd files (the setting file_sd), journals or output
     directories; by default http://localhost:9464. Needs the extra [top].
     """
-    looks = [look_of(source) for source in sources or ("http://localhost:9464",)]
+    client = client_of(http_config)
+    looks = [look_of(source, client) for source in sources or ("http://localhost:9464",)]
     try:
         from rlhf_otel.top.app import Top
     except ImportError as error:
@@ -31,13 +36,13 @@ def top(sources: tuple[str, ...], interval: float) -> None:
     Top(looks, interval).run()
 
 
-def look_of(source: str) -> Callable[[], list[Picture]]:
+def look_of(source: str, client: HttpClient | None = None) -> Callable[[], list[Picture]]:
     """How to look at a source. JournalError where a directory holds neither a journal nor targets."""
     from rlhf_otel.top.endpoints import EndpointWatch, targets_in
     from rlhf_otel.top.journals import JournalWatch
 
     if source.startswith(("http://", "https://")):
-        return EndpointWatch(lambda: [source]).look
+        return EndpointWatch(lambda: [source], client).look
     directory = Path(source)
     if (
         directory.is_dir()
@@ -45,5 +50,5 @@ def look_of(source: str) -> Callable[[], list[Picture]]:
         and not any(directory.glob("journal-*.jsonl"))
         and targets_in(directory)
     ):
-        return EndpointWatch(lambda: targets_in(directory)).look
+        return EndpointWatch(lambda: targets_in(directory), client).look
     return JournalWatch(directory).look

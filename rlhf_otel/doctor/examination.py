@@ -10,6 +10,7 @@ from rlhf_otel.doctor import endpoint, machine
 from rlhf_otel.doctor.finding import Finding, skipped
 from rlhf_otel.doctor.watching import alertmanager_findings, prometheus_findings
 from rlhf_otel.errors import ServerError
+from rlhf_otel.servers.http_client import HttpClient
 from rlhf_otel.servers.prometheus import Prometheus
 
 DEFAULT_PROMETHEUS: Final = "http://localhost:9090"
@@ -22,6 +23,8 @@ class Question(NamedTuple):
     prometheus: str | None = None
     alertmanager: str | None = None
     run_id: str | None = None
+    client: HttpClient | None = None
+    """How to ask the metrics endpoint, where it wants certificates or credentials."""
 
 
 def examine(question: Question) -> Iterator[Finding]:
@@ -34,7 +37,8 @@ def examine(question: Question) -> Iterator[Finding]:
     if settings is not None:
         journal = settings.journal if isinstance(settings.journal, Path) else Path()
         yield machine.disk(journal)
-        yield endpoint.port(settings)
+        yield endpoint.port(settings, question.client)
+        yield endpoint.protection(settings)
         yield endpoint.registration(settings)
         yield endpoint.reachable(settings, question.prometheus or DEFAULT_PROMETHEUS)
     port = settings.metrics_port if settings is not None and isinstance(settings.metrics_port, int) else None

@@ -26,10 +26,12 @@ def lost_seconds(directory: Path, run_id: str, since_s: float | None) -> float:
     first, last = _ends(files[-1])
     if first.get("type") != "run" or first.get("run_id") != run_id:
         return 0.0
-    began = float(first["time"])
-    if since_s is not None:
-        began = max(since_s, began)
-    return max(0.0, float(last.get("time", began)) - began)
+    try:
+        began = float(first["time"])
+        until = float(last.get("time", began))
+    except (LookupError, TypeError, ValueError, OverflowError):  # a journal that somebody has written himself
+        return 0.0
+    return max(0.0, until - max(since_s or 0.0, began))
 
 
 def _ends(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from rlhf_otel import faults
 from rlhf_otel.exporters.http_connection import Answer, HttpConnection, Request
 from rlhf_otel.exporters.listener import Listener, bind
+from rlhf_otel.exporters.protection import Protection
 from rlhf_otel.exporters.scrape_clients import TIMEOUT_HEADER, ScrapeClients, ScrapeRequest
 
 PROMETHEUS_IDLE_S: Final = 330.0
@@ -56,6 +57,7 @@ class Endpoint:
         port_attempts: int = 32,
         max_connections: int = 64,
         request_timeout_s: float = 10.0,
+        protection: Protection | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -72,6 +74,7 @@ class Endpoint:
         self._port_attempts = port_attempts
         self._max_connections = max_connections
         self._timeout_s = request_timeout_s
+        self._protection = protection or Protection(host)
         self._listener: Listener | None = None
         self._refused_before = 0
         self._renew_locks()
@@ -116,7 +119,7 @@ class Endpoint:
 
     def _listen(self) -> None:
         listening = bind(self.host, self.port, self._port_attempts)
-        listener = Listener(listening, self._serve, self._max_connections)
+        listener = Listener(listening, self._serve, self._max_connections, self._protection.secured)
         try:
             listener.start()
         except RuntimeError:
@@ -126,16 +129,20 @@ class Endpoint:
             faults.note("endpoint", f"port {self.port} is taken: metrics are at port {listener.port}")
         self.port, self._listener = listener.port, listener
         self.clients = ScrapeClients()
-        self.url = f"http://{_url_host(self.host)}:{self.port}"
+        self.url = f"{self._protection.scheme}://{_url_host(self.host)}:{self.port}"
 
     def _serve(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
         clients, peer = self.clients, (str(address[0]), int(address[1]))
         try:
+            self._protection.greet(connection, self._timeout_s)
             HttpConnection(connection, peer, self._answer, self._timeout_s)
         finally:
             clients.disconnected(peer)
 
     def _answer(self, request: Request) -> Answer:
+        return self._protection.refusal(request) or self._page(request)
+
+    def _page(self, request: Request) -> Answer:
         match request.path:
             case "/metrics":
                 return self._metrics(request)

@@ -25,6 +25,8 @@ LABELS: Final = ("run_id", "rank", "team", "cluster")
 """Labels of a target, so that ``up`` has them too."""
 HOST_LABEL: Final = "__meta_rlhf_host"
 """The host that wrote the entry: ``localhost`` alone does not say. Prometheus drops such labels."""
+SCHEME_LABEL: Final = "__scheme__"
+"""How Prometheus connects; there where it is not by plain HTTP."""
 TOUCH_S: Final = 300.0
 """How often an entry is to be kept: of 10,000 ranks that is 33 small writes a second."""
 STALE_S: Final = 3600.0
@@ -47,12 +49,12 @@ class TargetFile:
         """Whether there is an entry now."""
         return self._path is not None
 
-    def keep(self, directory: Path, identity: RunIdentity, target: str) -> None:
+    def keep(self, directory: Path, identity: RunIdentity, target: str, scheme: str = "http") -> None:
         """Let the entry say that ``target`` is this rank of this run; an entry of another run goes.
 
         To be called again every :data:`TOUCH_S`.
         """
-        path, content = directory / file_name(identity), _content(identity, target)
+        path, content = directory / file_name(identity), _content(identity, target, scheme)
         if path != self._path or content != self._content:
             self._move(path, content)
         elif (found := _read(path)) == content:
@@ -97,9 +99,16 @@ def target_of(host: str, url: str) -> str:
     return f"[{address}]:{parts.port}" if ":" in address else f"{address}:{parts.port}"
 
 
-def _content(identity: RunIdentity, target: str) -> str:
+def scheme_of(url: str) -> str:
+    """``http`` or ``https``."""
+    return urlsplit(url).scheme
+
+
+def _content(identity: RunIdentity, target: str, scheme: str) -> str:
     values = (identity.run_id, str(identity.rank), identity.team, identity.cluster)
     labels = {**dict(zip(LABELS, values, strict=True)), HOST_LABEL: socket.gethostname()}
+    if scheme != "http":
+        labels[SCHEME_LABEL] = scheme
     return json.dumps([{"targets": [target], "labels": labels}]) + "\n"
 
 
@@ -135,7 +144,7 @@ class _Entry(NamedTuple):
             (group,) = json.loads(_read(path))
             (target,) = group["targets"]
             labels = group["labels"]
-            ours = set(labels) == {*LABELS, HOST_LABEL}
+            ours = set(labels) - {SCHEME_LABEL} == {*LABELS, HOST_LABEL}
         except (ValueError, KeyError, TypeError):  # somebody else's, or not even JSON
             return None
         return cls(str(target), str(labels[HOST_LABEL])) if ours else None

@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection: its requests one after the other, each within a time limit, none logged.
 
-``http.server`` bounds the request line (64 KiB) and the headers (100). Its timeout is per read, though, so
-that a client that sends a byte now and then stays for hours; here the limit is for all of a request.
+``http.server`` bounds the request line (64 KiB) and the headers (100 of 64 KiB each). Its timeout is per read, though,
+so that a client that sends a byte now and then stays for hours; here both limits are for all of a request.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from typing import Any, Final, cast
 
 Peer = tuple[str, int]
 """Address and port of the other end of a connection."""
+
+MAX_REQUEST_BYTES: Final = 64 * 2**10
+"""Of a request with its headers; a proxy's cookies and tokens are some KiB."""
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
 
 TEXT: Final = "text/plain; charset=utf-8"
 
@@ -73,11 +79,14 @@ class HttpConnection(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         self.close_connection = True
-        self._reader.allow(self._idle_s)
+        self._reader.allow(self._idle_s, MAX_REQUEST_BYTES)
         if not self._requests.peek(1):
             return
-        self._reader.allow(self._timeout_s)
-        super().handle_one_request()
+        self._reader.allow(self._timeout_s, MAX_REQUEST_BYTES)
+        try:
+            super().handle_one_request()
+        except _TooLargeError:
+            self.wfile.write(_TOO_LARGE)
 
     def do_GET(self) -> None:
         request = Request(self.command, self.path.partition("?")[0], self._peer, self._header)
@@ -110,6 +119,7 @@ class HttpConnection(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("X-Content-Type-Options", "nosniff")
         for name, value in answer.headers:
             self.send_header(name, value)
         if self.close_connection or self._has_body():
@@ -123,17 +133,23 @@ class HttpConnection(BaseHTTPRequestHandler):
         return self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
 
 
+class _TooLargeError(ConnectionError):
+    """A request is longer than it may be."""
+
+
 class _DeadlineReader(io.RawIOBase):
-    """Reads a connection until a moment that its owner moves, however often a byte arrives."""
+    """Reads a connection until a moment and a size that its owner moves, however often a byte arrives."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__()
         self._connection = connection
         self._deadline = 0.0
+        self._bytes_left = 0
 
-    def allow(self, seconds: float) -> None:
-        """Let reads go on for ``seconds`` from now; later ones raise TimeoutError."""
+    def allow(self, seconds: float, size: int) -> None:
+        """Let reads go on for ``seconds`` from now, later ones raise TimeoutError; and for ``size`` bytes."""
         self._deadline = time.monotonic() + seconds
+        self._bytes_left = size
 
     def readable(self) -> bool:
         return True
@@ -142,5 +158,9 @@ class _DeadlineReader(io.RawIOBase):
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the request took too long")
+        if self._bytes_left <= 0:
+            raise _TooLargeError("the request is too large")
         self._connection.settimeout(left)
-        return self._connection.recv_into(buffer)
+        count = self._connection.recv_into(buffer)
+        self._bytes_left -= count
+        return count

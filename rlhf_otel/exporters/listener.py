@@ -73,13 +73,16 @@ class Listener:
         listening: socket.socket,
         serve: Callable[[socket.socket, tuple[Any, ...]], object],
         max_connections: int,
+        secured: Callable[[socket.socket], socket.socket] | None = None,
     ) -> None:
+        """``secured`` puts TLS around a connection, without a word to the other end yet."""
         self.port: int = listening.getsockname()[1]
         self.refused = 0
         """Connections that were turned away because ``max_connections`` were open."""
         self._listening = listening
         self._serve = serve
         self._max_connections = max_connections
+        self._secured = secured or _as_it_is
         self._live: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -128,20 +131,30 @@ class Listener:
             self._admit(connection, peer)
 
     def _admit(self, connection: socket.socket, peer: tuple[Any, ...]) -> None:
-        thread = threading.Thread(
-            target=self._run, args=(connection, peer), name="rlhf-otel-connection", daemon=True
-        )
         with self._lock:
             if not self._closing.is_set() and len(self._live) < self._max_connections:
                 try:
-                    thread.start()
-                except RuntimeError as error:
-                    faults.record("endpoint", error, "starting a thread for a connection")
-                else:
-                    self._live[connection] = thread
+                    secured = self._secured(connection)
+                except OSError:  # it has gone already
+                    connection.close()
                     return
+                if self._begin(secured, peer):
+                    return
+                connection = secured
             self.refused += 1
         _refuse(connection)
+
+    def _begin(self, connection: socket.socket, peer: tuple[Any, ...]) -> bool:
+        thread = threading.Thread(
+            target=self._run, args=(connection, peer), name="rlhf-otel-connection", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            faults.record("endpoint", error, "starting a thread for a connection")
+            return False
+        self._live[connection] = thread
+        return True
 
     def _run(self, connection: socket.socket, peer: tuple[Any, ...]) -> None:
         try:
@@ -153,6 +166,10 @@ class Listener:
             with self._lock:
                 self._live.pop(connection, None)
             _hang_up(connection)
+
+
+def _as_it_is(connection: socket.socket) -> socket.socket:
+    return connection
 
 
 def _refuse(connection: socket.socket) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from rlhf_otel.errors import ReplayError
+from rlhf_otel.errors import ReplayError, refused_as
 from rlhf_otel.exporters.journal import journal_files
 from rlhf_otel.records import RunIdentity, StepRecord
 from rlhf_otel.replay.following import Following, lines
@@ -43,7 +43,8 @@ def open_log(path: str | Path, following: Following | None = None, algorithm: st
         raise ReplayError(f"{path} does not exist")
     how = _How(following, algorithm)
     try:
-        log = _open_directory(path, how) if path.is_dir() else _open_file(path, how)
+        with refused_as(ReplayError, f"{path} is no log that can be replayed"):
+            log = _open_directory(path, how) if path.is_dir() else _open_file(path, how)
     except OSError as error:
         raise ReplayError(f"{path} cannot be read: {error.strerror}") from error
     log.records = _guarded(log.records, path)
@@ -55,7 +56,8 @@ def open_log(path: str | Path, following: Following | None = None, algorithm: st
 def _guarded(records: Iterator[StepRecord], path: Path) -> Iterator[StepRecord]:
     """What a reader meets on the way, as errors of ours."""
     try:
-        yield from records
+        with refused_as(ReplayError, f"{path} holds what is not in such a log"):
+            yield from records
     except OSError as error:
         raise ReplayError(f"{path} cannot be read: {error.strerror}") from error
     except csv.Error as error:

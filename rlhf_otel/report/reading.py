@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from rlhf_otel.catalogue.rules import RULES, Rule
+from rlhf_otel.errors import ReplayError, refused_as
 from rlhf_otel.records import StepRecord
 from rlhf_otel.replay import Replay, open_log
 from rlhf_otel.replay.log import Log, check_has_steps
@@ -34,7 +35,11 @@ def read(path: str | Path, algorithm: str = "", rules: Sequence[Rule] = RULES) -
     A journal tells most, and has its own findings; another log is judged by ``rules``. Raises ReplayError or
     JournalError where there is no log, or one without steps.
     """
-    log, replay = open_log(path, algorithm=algorithm), Replay(rules)
+    with refused_as(ReplayError, f"{path} holds what is not in such a log"):
+        return _read(open_log(path, algorithm=algorithm), Replay(rules))
+
+
+def _read(log: Log, replay: Replay) -> Story:
     story = Story(log.path, log.format, log.identity, judged_live=False)
     records, ledger = _Records(story), PhaseLedger()
     log.heard = records.take

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from rlhf_otel.errors import ReportError
+from rlhf_otel.errors import ReportError, refused_as
 from rlhf_otel.report.document import Document
 from rlhf_otel.report.formats.html import html
 from rlhf_otel.report.formats.json_text import as_json
@@ -25,7 +25,8 @@ def text_of(stories: Sequence[Story], form: str) -> str:
     """A report of one run, or a comparison of several. ReportError for an unknown format."""
     if form not in FORMATS:
         raise ReportError(f"no such format: {form!r}; there are {', '.join(FORMATS)}")
-    return FORMATS[form](document_of(stories))
+    with refused_as(ReportError, "the log holds what no report can show"):
+        return FORMATS[form](document_of(stories))
 
 
 def document_of(stories: Sequence[Story]) -> Document:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from rlhf_otel import yaml_limits
 from rlhf_otel.errors import ServerError
-from rlhf_otel.servers.http import get, get_json
+from rlhf_otel.servers.http import get, get_json, understood
 
 
 class Delivery(NamedTuple):
@@ -33,6 +34,7 @@ class Alertmanager:
 
     url: str
 
+    @understood("an Alertmanager")
     def alert(self, run_id: str) -> Received | None:
         """The first alert about a run; None while there is none."""
         found = get_json(self.url, "/api/v2/alerts", filter=f'run_id="{run_id}"')
@@ -44,14 +46,16 @@ class Alertmanager:
             [each["name"] for each in found[0]["receivers"]], found[0]["status"]["state"] == "suppressed"
         )
 
+    @understood("an Alertmanager")
     def configuration(self) -> dict[str, Any]:
         """Its configuration, with secrets left out by itself."""
         status = get_json(self.url, "/api/v2/status")
         try:
-            return dict(yaml.safe_load(status["config"]["original"]))
+            return dict(yaml_limits.load(status["config"]["original"]))
         except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
             raise ServerError(f"{self.url}: not the answer of an Alertmanager") from error
 
+    @understood("an Alertmanager")
     def integrations(self, receiver: str) -> list[str]:
         """Kinds of channels that a receiver has, such as ``webhook``."""
         for each in self.configuration().get("receivers", ()):
@@ -59,10 +63,12 @@ class Alertmanager:
                 return [key.removesuffix("_configs") for key in each if key.endswith("_configs")]
         return []
 
+    @understood("an Alertmanager")
     def group_wait_s(self, labels: dict[str, str]) -> float:
         """How long an alert with ``labels`` waits for others of its group, in seconds."""
         return seconds(str(route_of(self.configuration()["route"], labels).get("group_wait", "30s")))
 
+    @understood("an Alertmanager")
     def delivery(self, integrations: list[str], receivers: list[str]) -> Delivery:
         """How many requests these integrations made so far: those of ``receivers`` alone where Alertmanager tells them
         apart (``--enable-feature=receiver-name-in-metrics``), else of all."""

@@ -5,24 +5,51 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from typing import Any, Final
+from collections.abc import Callable
+from functools import wraps
+from http.client import HTTPException
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
-from rlhf_otel.errors import ServerError
+from rlhf_otel.errors import ServerError, refused_as
+from rlhf_otel.servers.http_client import HttpClient
 
 TIMEOUT_S: Final = 10.0
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def get(url: str, path: str, **query: str) -> str:
-    """The body of the answer. Raises ServerError."""
+
+def understood(what: str) -> Callable[[Callable[Concatenate[Any, P], T]], Callable[Concatenate[Any, P], T]]:
+    """Makes ServerError of an answer to a method of ``what`` (which has a ``url``) that has another shape than it should."""
+
+    def around(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+        @wraps(method)
+        def asking(server: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+            with refused_as(ServerError, f"{server.url}: not the answer of {what}"):
+                return method(server, *args, **kwargs)
+
+        return asking
+
+    return around
+
+
+def get(url: str, path: str, client: HttpClient | None = None, **query: str) -> str:
+    """The body of the answer, asked for by ``client`` where one is given. Raises ServerError."""
     address = f"{url.rstrip('/')}{path}" + (f"?{urlencode(query)}" if query else "")
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
+        with _open(address, client) as answer:
             return str(answer.read().decode())
     except urllib.error.HTTPError as error:
         raise ServerError(f"{address}: HTTP status {error.code}") from error
-    except (OSError, ValueError) as error:  # URLError is an OSError
+    except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
         raise ServerError(f"{address}: {getattr(error, 'reason', error)}") from error
+
+
+def _open(address: str, client: HttpClient | None) -> Any:
+    if client is None:
+        return urllib.request.urlopen(address, timeout=TIMEOUT_S)
+    return client.open(address, TIMEOUT_S)
 
 
 def get_json(url: str, path: str, **query: str) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rlhf_otel.errors import ServerError
-from rlhf_otel.servers.http import get_json
+from rlhf_otel.servers.http import get_json, understood
 
 
 class Series(NamedTuple):
@@ -31,11 +31,13 @@ class Prometheus:
 
     url: str
 
+    @understood("a Prometheus")
     def query(self, expression: str) -> list[Series]:
         """The instant vector that ``expression`` is now."""
         found = self._data("/api/v1/query", query=expression)["result"]
         return [Series(each["metric"], float(each["value"][1])) for each in found]
 
+    @understood("a Prometheus")
     def targets(self) -> list[Target]:
         """What it scrapes."""
         found = self._data("/api/v1/targets", state="active")["activeTargets"]
@@ -44,6 +46,7 @@ class Prometheus:
             for each in found
         ]
 
+    @understood("a Prometheus")
     def alerting_rules(self) -> dict[str, str]:
         """Alert name to the error of its last evaluation; of those with several rules, the first error."""
         found: dict[str, str] = {}
@@ -52,6 +55,7 @@ class Prometheus:
                 found[rule["name"]] = found.get(rule["name"]) or rule.get("lastError", "")
         return found
 
+    @understood("a Prometheus")
     def firing(self, alert: str, run_id: str) -> bool:
         """Whether the alert fires for the run; asked of the rules themselves, since a Prometheus that has just started
         records ``ALERTS`` an evaluation later."""
@@ -62,11 +66,13 @@ class Prometheus:
             for each in found
         )
 
+    @understood("a Prometheus")
     def alertmanagers(self) -> list[str]:
         """Addresses of the Alertmanagers that it sends alerts to."""
         found = self._data("/api/v1/alertmanagers")["activeAlertmanagers"]
         return [each["url"].partition("/api/")[0] for each in found]
 
+    @understood("a Prometheus")
     def time(self) -> float:
         """Its clock, Unix seconds."""
         return float(self._data("/api/v1/query", query="time()")["result"][1])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_otel.detection.waste import WasteTotals
-from rlhf_otel.errors import TraceError
+from rlhf_otel.errors import TraceError, refused_as
 from rlhf_otel.exporters.chrome_trace import PHASE, STEP, TracedPhase, TracedStep
 from rlhf_otel.exporters.journal import journal_files, read_journal
 
@@ -34,6 +34,11 @@ def read_steps(path: Path) -> Steps:
     """
     if not path.exists():
         raise TraceError(f"{path} does not exist")
+    with refused_as(TraceError, f"{path} holds what is not in a journal or trace of rlhf_otel"):
+        return _read(path)
+
+
+def _read(path: Path) -> Steps:
     journal, traces = _found_in(path)
     waste = WasteTotals()
     run_id, steps = _of_journal(journal, waste) if journal is not None else ("", [])

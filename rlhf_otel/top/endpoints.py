@@ -11,8 +11,9 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from rlhf_otel.catalogue.signals import SIGNALS
-from rlhf_otel.errors import ServerError
+from rlhf_otel.errors import FOREIGN, ServerError
 from rlhf_otel.servers.http import get
+from rlhf_otel.servers.http_client import HttpClient
 from rlhf_otel.top.picture import Picture
 
 _SIGNALS: Final = {signal.metric: signal.name for signal in SIGNALS}
@@ -32,23 +33,37 @@ Labels = dict[str, str]
 class EndpointWatch:
     """Addresses, asked anew at each look; ``targets`` says which there are by then."""
 
-    def __init__(self, targets: Callable[[], list[str]]) -> None:
+    def __init__(self, targets: Callable[[], list[str]], client: HttpClient | None = None) -> None:
         self._targets = targets
+        self._client = client
         self._pictures: dict[str, Picture] = {}
 
     def look(self) -> list[Picture]:
         """One value more of each signal; whoever does not answer says so in its state."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            answers = list(pool.map(_asked, addresses := self._targets()))
+            answers = list(pool.map(self._asked, addresses := self._targets()))
         seen: list[Picture] = []
         for address, text in zip(addresses, answers, strict=True):
-            seen += self._taken(text) if text is not None else [self._silent(address)]
+            seen += (
+                self._taken_or_said(address, text)
+                if text is not None
+                else [Picture(address, state="no answer")]
+            )
         for picture in seen:
             self._pictures[picture.key] = picture
         return seen
 
-    def _silent(self, address: str) -> Picture:
-        return Picture(address, state="no answer")
+    def _asked(self, address: str) -> str | None:
+        try:
+            return get(address, "" if address.endswith("/metrics") else "/metrics", self._client)
+        except ServerError:
+            return None
+
+    def _taken_or_said(self, address: str, text: str) -> list[Picture]:
+        try:
+            return self._taken(text)
+        except FOREIGN:
+            return [Picture(address, state="no metrics of ours")]
 
     def _taken(self, text: str) -> list[Picture]:
         """Rank 0 has the run's series; labels say whose the others are."""
@@ -127,20 +142,17 @@ _TAKEN: Final[dict[str, Callable[[Picture, Labels, float], None]]] = {
 }
 
 
-def _asked(address: str) -> str | None:
-    try:
-        return get(address, "" if address.endswith("/metrics") else "/metrics")
-    except ServerError:
-        return None
-
-
 def targets_in(directory: Path) -> list[str]:
     """Addresses in the file_sd files of a directory; a file that is being written is read at the next look."""
     found: list[str] = []
     for path in sorted(directory.glob("*.json")):
         try:
             groups: Any = json.loads(path.read_text(encoding="utf-8"))
-            found += [f"http://{target}" for group in groups for target in group["targets"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            found += [f"{_scheme(group)}://{target}" for group in groups for target in group["targets"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return list(dict.fromkeys(found))
+
+
+def _scheme(group: Any) -> str:
+    return "https" if group.get("labels", {}).get("__scheme__") == "https" else "http"
