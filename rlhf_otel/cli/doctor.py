@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from rlhf_otel.cli.addresses import address
+
 
 @click.command()
 @click.option(
@@ -14,8 +16,12 @@ import click
     type=click.Path(dir_okay=False, path_type=Path),
     help="The settings file of your training script.",
 )
-@click.option("--prometheus", help="Prometheus' address; default: http://localhost:9090, where there is one.")
-@click.option("--alertmanager", help="Default: those that Prometheus sends alerts to.")
+@click.option(
+    "--prometheus",
+    callback=address,
+    help="Prometheus' address; default: the one of `rlhf-otel up`, else http://localhost:9090, where there is one.",
+)
+@click.option("--alertmanager", callback=address, help="Default: those that Prometheus sends alerts to.")
 @click.option("--run-id", help="A run that should be scraped now.")
 @click.option("--json", "as_json", is_flag=True, help="Tell the findings as JSON.")
 def doctor(
@@ -27,7 +33,10 @@ def doctor(
     """
     from rlhf_otel.doctor.examination import Question, examine
     from rlhf_otel.doctor.finding import Level
+    from rlhf_otel.stack.state import of_this_user
 
+    if prometheus is None and (stack := of_this_user()) is not None:
+        prometheus = stack.url("prometheus")
     found = []
     for finding in examine(Question(config, prometheus, alertmanager, run_id)):
         found.append(finding)

@@ -43,6 +43,8 @@ class Options:
     svg: Path | None
     expected: frozenset[str]
     """Rules that the fault should set off."""
+    port: int | None = None
+    """Where the run's metrics are; by default on a free port."""
 
 
 def run_demo(options: Options, console: Console) -> Evidence:
@@ -56,8 +58,7 @@ def _run(options: Options, console: Console) -> Evidence:
     evidence = Evidence(options.fault)
     receiver = Receiver(options.run_dir / "traces.otlp.jsonl")
     receiver_url = receiver.start()
-    # Not the usual one: another run may be about to take it, and would be scraped in this one's place.
-    port = free_port(0)
+    port = _port(options.port)
     servers = Servers(options.run_dir, [f"localhost:{port}"], receiver_url)
     evidence.notifications, evidence.spans = receiver.notifications, receiver.spans
     try:
@@ -89,6 +90,15 @@ def _run(options: Options, console: Console) -> Evidence:
         raise
     finally:
         receiver.stop()
+
+
+def _port(wanted: int | None) -> int:
+    """A free one unless asked: another run may be about to take the usual one, and would be scraped in this one's place."""
+    if wanted is not None and free_port(wanted) != wanted:
+        raise DemoError(
+            f"port {wanted} is taken: --port takes another, and without it the demo takes a free one"
+        )
+    return wanted or free_port(0)
 
 
 def _require_empty(run_dir: Path) -> None:

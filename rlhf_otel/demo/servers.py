@@ -46,6 +46,13 @@ def free_port(preferred: int) -> int:
     raise DemoError("no free port on the loopback interface")
 
 
+def last_words(log: Path) -> str:
+    """The last error in a server's log, or else its last line, and where the log is."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if "level=error" in line]
+    return f"{(errors or lines or ['it said nothing'])[-1]} ({log})"
+
+
 @dataclass(slots=True)
 class Server:
     """A started program."""
@@ -53,6 +60,7 @@ class Server:
     name: str
     url: str
     process: subprocess.Popen[bytes]
+    log: Path
 
     def wait_ready(self) -> None:
         """Wait until it answers; DemoError with its last words when it does not."""
@@ -62,9 +70,10 @@ class Server:
                 contextlib.suppress(urllib.error.URLError, ConnectionError),
                 urllib.request.urlopen(f"{self.url}/-/ready", timeout=1),
             ):
-                return
+                if self.process.poll() is None:  # else another server has the port
+                    return
             time.sleep(0.05)
-        raise DemoError(f"{self.name} did not become ready; see its log in the run directory")
+        raise DemoError(f"{self.name} did not become ready: {last_words(self.log)}")
 
     def stop(self) -> None:
         """Ask it to end, then make it."""
@@ -127,6 +136,7 @@ class Servers:
             f"--config.file={config}",
             f"--storage.path={self.directory / 'alertmanager'}",
             f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.external-url=http://127.0.0.1:{port}",  # else links name this host, where nobody listens
             "--cluster.listen-address=",
         ]
         self._launch("alertmanager", "alertmanager", port, options)
@@ -148,6 +158,7 @@ class Servers:
             f"--config.file={config}",
             f"--storage.tsdb.path={self.directory / f'prometheus-{replica}'}",
             f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.external-url=http://127.0.0.1:{port}",
             "--enable-feature=exemplar-storage",
             # Alertmanager is discovered seconds after the first evaluation: what was lost till then is sent again.
             "--rules.alert.resend-delay=5s",
@@ -158,10 +169,11 @@ class Servers:
         path = program(kind)
         if path is None:
             raise DemoError(HOW_TO_GET_THEM)
-        with (self.directory / f"{name}.log").open("wb") as log:
+        place = self.directory / f"{name}.log"
+        with place.open("wb") as log:
             process = subprocess.Popen(
                 [path, *options], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        server = Server(name, f"http://127.0.0.1:{port}", process)
+        server = Server(name, f"http://127.0.0.1:{port}", process, place)
         self.started.append(server)
         server.wait_ready()  # before the next looks for a free port

@@ -88,6 +88,15 @@ class Paging(_Strict):
             raise ValueError("an e-mail needs smtp: {smarthost: HOST:PORT, from: ADDRESS}")
         return self
 
+    def secret_files(self) -> list[str]:
+        """Paths of all files that Alertmanager will read a secret from."""
+        names = {SLACK_FILE} if any(channel.slack for channel in self._channels()) else set()
+        for channel in self._channels():
+            names |= {name for name in (channel.pagerduty, channel.token) if name}
+        if self.smtp is not None and self.smtp.username is not None:
+            names.add(SMTP_FILE)
+        return sorted(f"{self.secrets}/{name}" for name in names)
+
     def _channels(self) -> Iterator[Channel]:
         for audience in (self.default, *self.teams.values()):
             yield from (*audience.page, *audience.ticket)

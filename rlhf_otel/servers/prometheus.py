@@ -52,6 +52,11 @@ class Prometheus:
                 found[rule["name"]] = found.get(rule["name"]) or rule.get("lastError", "")
         return found
 
+    def recording_rules(self) -> set[str]:
+        """Names of the series that it records."""
+        groups = self._data("/api/v1/rules", type="record")["groups"]
+        return {rule["name"] for group in groups for rule in group["rules"]}
+
     def firing(self, alert: str, run_id: str) -> bool:
         """Whether the alert fires for the run; asked of the rules themselves, since a Prometheus that has just started
         records ``ALERTS`` an evaluation later."""

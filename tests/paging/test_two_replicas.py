@@ -66,7 +66,7 @@ class Exposed:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, *args: Any) -> None:
                 """Nothing."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
