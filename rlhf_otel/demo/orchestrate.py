@@ -25,8 +25,9 @@ from rlhf_otel.settings import PREFIX
 
 SETTLE_S: Final = 20.0
 """How long the demo waits after training for what is still on its way: a vanished run is alerted on after 8 s here."""
-STALL_FLOOR_S: Final = 25.0
-"""Below the stall that can be injected, above the end of a run: it waits 20 s for the analysis of a checkpoint."""
+STALL_FLOOR_S: Final = 35.0
+"""Below the stall that can be injected, and above what an end may take on a busy machine: an evaluation, a checkpoint,
+20 s for its analysis at idle priority and 5 s for what is queued."""
 TRACE_ONE_IN: Final = 50
 
 

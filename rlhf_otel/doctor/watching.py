@@ -8,7 +8,7 @@ from typing import Final
 
 from rlhf_otel.catalogue.recorded import RECORDED_BY_NAME
 from rlhf_otel.catalogue.rules import RULES, Severity
-from rlhf_otel.doctor.finding import Finding, ok, problem, skipped, warning
+from rlhf_otel.doctor.finding import Finding, ok, problem, warning
 from rlhf_otel.errors import ServerError
 from rlhf_otel.servers.alertmanager import Alertmanager, route_of
 from rlhf_otel.servers.prometheus import Prometheus
@@ -104,11 +104,12 @@ def _recording(server: Prometheus) -> Finding:
 
 
 def _exemplars(server: Prometheus) -> Finding:
-    found = server.query("prometheus_tsdb_exemplar_max_exemplars")
-    if found and found[0].value > 0:
+    if "exemplar-storage" in server.features():
         return ok("exemplars", "stored")
-    return skipped(
-        "exemplars", "not known, or not stored: --enable-feature=exemplar-storage links boards to traces"
+    return warning(
+        "exemplars",
+        "not stored: boards lead to no traces",
+        "start Prometheus with --enable-feature=exemplar-storage",
     )
 
 

@@ -193,14 +193,17 @@ def _pagerduty(channel: Channel, secrets: str) -> dict[str, Any]:
         "client": "rlhf_otel",
         "severity": "{{ with .CommonLabels.severity }}{{ . }}{{ else }}critical{{ end }}",
         "details": {
-            "text": TEXT,
+            "firing": TEXT,  # instead of all labels and annotations of each alert
             "run": "{{ .GroupLabels.run_id }}",
             "team": "{{ .CommonLabels.team }}",
             "owner": "{{ (index .Alerts 0).Annotations.owner }}",
         },
         "links": [
             {"href": '{{ template "rlhf.silence" . }}', "text": "Silence this run"},
-            {"href": "{{ (index .Alerts 0).Annotations.board_url }}", "text": "Board"},
+            *(
+                {"href": f"{{{{ (index .Alerts 0).Annotations.{name}_url }}}}", "text": name.capitalize()}
+                for name in ("board", "trace", "runbook")
+            ),
         ],
     }
 

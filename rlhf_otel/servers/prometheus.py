@@ -72,6 +72,10 @@ class Prometheus:
         found = self._data("/api/v1/alertmanagers")["activeAlertmanagers"]
         return [each["url"].partition("/api/")[0] for each in found]
 
+    def features(self) -> list[str]:
+        """What ``--enable-feature`` switched on."""
+        return str(self._data("/api/v1/status/flags").get("enable-feature", "")).split(",")
+
     def time(self) -> float:
         """Its clock, Unix seconds."""
         return float(self._data("/api/v1/query", query="time()")["result"][1])
