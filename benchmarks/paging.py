@@ -59,9 +59,13 @@ def false_alarms(directory: Path, seed: int) -> dict[str, list[str]]:
     assert evidence.end is not None
     assert any(note.receiver == "watchdog" for note in evidence.notifications), "nothing could have arrived"
     return {
-        kind: sorted({alert["labels"]["rule"] for note in notes for alert in note.firing})
+        kind: sorted({_about(alert["labels"]) for note in notes for alert in note.firing})
         for kind, notes in (("page", evidence.pages), ("ticket", evidence.tickets))
     }
+
+
+def _about(labels: dict[str, str]) -> str:
+    return f"{labels['rule']} of {labels.get('run_id', 'no run')}"
 
 
 def healthy(seeds: range) -> int:

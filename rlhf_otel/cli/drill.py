@@ -77,7 +77,7 @@ def drill(
     stack = of_this_user() if prometheus_url is None else None
     if stack is not None:
         prometheus_url = stack.url("prometheus")
-        if port is None and file_sd is None:
+        if port is None and file_sd is None and stack.registry:
             file_sd = Path(stack.registry)
     if port is None:
         port = 0 if file_sd is not None else METRICS_PORT

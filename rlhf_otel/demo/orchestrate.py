@@ -17,7 +17,7 @@ from rlhf_otel.catalogue.rules import RULE_BY_NAME, Severity
 from rlhf_otel.demo.evidence import Evidence, read_alerts, read_fault, read_run
 from rlhf_otel.demo.live import Journal, view_for
 from rlhf_otel.demo.receiver import Receiver
-from rlhf_otel.demo.servers import HOW_TO_GET_THEM, Servers, free_port
+from rlhf_otel.demo.servers import HOW_TO_GET_THEM, Servers, free_port, reserved_port
 from rlhf_otel.demo.signals import ending_by_signals
 from rlhf_otel.demo.summary import print_summary, summary
 from rlhf_otel.errors import DemoError
@@ -99,7 +99,7 @@ def _port(wanted: int | None) -> int:
         raise DemoError(
             f"port {wanted} is taken: --port takes another, and without it the demo takes a free one"
         )
-    return wanted or free_port(0)
+    return wanted or reserved_port()
 
 
 def _require_empty(run_dir: Path) -> None:

@@ -92,7 +92,7 @@ def read(directory: Path) -> State | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         programs = tuple(Started(**each) for each in content["programs"])
-        return State(content["compose"], programs, content["registry"])
+        return State(content["compose"], programs, content.get("registry", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StackError(
             f"{path} cannot be read ({error}): end the programs by hand, if any runs, and remove that file"
