@@ -42,6 +42,12 @@ FACTS = {
 RUN = "a run"
 
 
+LOCAL = {key: text for key, text in FACTS.items() if not key.endswith("_url")} | {
+    "runbook_url": "file:///home/ada/path%20with%20spaces/NonFinite.md"
+}
+"""As `rlhf-otel up` with programs has them: there is no Grafana, and runbooks are files."""
+
+
 class Arrived(NamedTuple):
     """What each channel was sent about one alert."""
 
@@ -49,6 +55,8 @@ class Arrived(NamedTuple):
     pagerduty: dict[str, Any]
     mail: str
     webhook: dict[str, Any]
+    local: list[str]
+    """What e-mail and PagerDuty were sent about a run whose links are those of a local stack."""
 
 
 def secrets(folder: Path, **content: str) -> str:
@@ -86,15 +94,29 @@ def arrived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arrived]:
         servers.start()
         both = [alert("NonFinite", RUN, engine, FACTS, team="alignment") for engine in ("verdict", "level")]
         send(servers.started[0].url, *both, alert("NonFinite", "elsewhere", team="unknown"))
+        send(servers.started[0].url, alert("NonFinite", "local", "verdict", LOCAL, team="alignment"))
 
         def of(name: str) -> list[dict[str, Any]]:
             return [note.body for note in receiver.notifications if note.receiver == name]
 
-        wait_until(lambda: all(map(of, ("slack", "pagerduty", "hook", "page"))) and mailbox.mails, WITHIN_S)
+        def about(run_id: str, sent: list[Any]) -> list[str]:
+            texts = [each if isinstance(each, str) else json.dumps(each) for each in sent]
+            return [text for text in texts if run_id in text]
+
+        def local() -> list[str]:
+            return [*about("Run local:", mailbox.mails), *about("Run local:", of("pagerduty"))]
+
+        wait_until(lambda: all(map(of, ("slack", "hook", "page"))) and len(local()) == 2, WITHIN_S)
+        wait_until(lambda: len(mailbox.mails) == len(of("pagerduty")) == 2, WITHIN_S)
         assert told(receiver.notifications, "page", "elsewhere") == [
             ["NonFinite"]
         ]  # a team that nobody knows
-        yield Arrived(of("slack")[0], of("pagerduty")[0], mailbox.mails[0], of("hook")[0])
+        first = {
+            name: [body for body in of(name) if RUN in json.dumps(body)]
+            for name in ("slack", "pagerduty", "hook")
+        }
+        mail = about(f"Run {RUN}:", mailbox.mails)[0]
+        yield Arrived(first["slack"][0], first["pagerduty"][0], mail, first["hook"][0], local())
     finally:
         servers.stop()
         receiver.stop()
@@ -145,6 +167,23 @@ def test_an_email_says_everything(arrived: Arrived) -> None:
         assert said in text, said
         assert said in html.replace("&#43;", "+"), said
     assert "<table>" in html
+
+
+@needs_servers
+@pytest.mark.servers
+def test_no_link_is_dead_where_there_is_no_grafana(arrived: Arrived) -> None:
+    """An e-mail names a file instead of a link that its reader would refuse; what is not there is not linked."""
+    mail, page = arrived.local
+    (html,) = [
+        bytes(part.get_payload(decode=True)).decode()
+        for part in message_from_string(mail).walk()
+        if part.get_content_type() == "text/html"
+    ]
+    assert LOCAL["runbook_url"] in html
+    assert "ZgotmplZ" not in html
+    assert html.count("<a href=") == 1  # the silence
+    links = {link["text"]: link["href"] for link in json.loads(page)["links"]}
+    assert links.keys() == {"Silence this run", "Runbook"}
 
 
 @needs_servers
