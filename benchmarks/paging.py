@@ -55,12 +55,17 @@ def false_alarms(directory: Path, seed: int) -> dict[str, list[str]]:
     """The rules that a healthy run was paged and ticketed for."""
     options = Options(directory, "none", STEPS, STEPS // 2, seed, False, None, frozenset())
     evidence = run_demo(options, Console(file=io.StringIO(), width=120))
+    (directory / "notifications.json").write_text(json.dumps([note.body for note in evidence.notifications]))
     assert evidence.end is not None
     assert any(note.receiver == "watchdog" for note in evidence.notifications), "nothing could have arrived"
     return {
-        kind: sorted({alert["labels"]["rule"] for note in notes for alert in note.firing})
+        kind: sorted({_about(alert["labels"]) for note in notes for alert in note.firing})
         for kind, notes in (("page", evidence.pages), ("ticket", evidence.tickets))
     }
+
+
+def _about(labels: dict[str, str]) -> str:
+    return f"{labels['rule']} of {labels.get('run_id', 'no run')}"
 
 
 def healthy(seeds: range) -> int:
@@ -69,11 +74,12 @@ def healthy(seeds: range) -> int:
     for seed in seeds:
         directory = Path(tempfile.mkdtemp(prefix="paging-"))
         found.append(false_alarms(directory, seed))
-        shutil.rmtree(directory, ignore_errors=True)
-        print(
-            f"seed {seed}: pages {found[-1]['page'] or 'none'}, tickets {found[-1]['ticket'] or 'none'}",
-            flush=True,
-        )
+        said = f"seed {seed}: pages {found[-1]['page'] or 'none'}, tickets {found[-1]['ticket'] or 'none'}"
+        if found[-1]["page"]:
+            said += f"; evidence in {directory}"
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+        print(said, flush=True)
     paged, ticketed = (sum(bool(each[kind]) for each in found) for kind in ("page", "ticket"))
     print(headline())
     print(

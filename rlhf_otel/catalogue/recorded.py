@@ -72,6 +72,9 @@ _STATE: Final = "\n  or\n".join(
 )
 """The first that holds. A run that was resumed has progressed after its end, and is running."""
 
+SEES_A_GPU: Final = ("rlhf_gpu_memory_total_bytes", "rlhf_torch_memory_reserved_bytes")
+"""Series that a rank with a GPU has: by NVML, or where that is missing by torch."""
+
 BOARD_OF_RUN: Final = "run:rlhf_board:info"
 
 RECORDED: Final = (

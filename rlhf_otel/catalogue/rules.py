@@ -66,9 +66,9 @@ _WATCHED = tuple(signal.name for signal in SIGNALS if signal.watch_nonfinite)
 RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "NonFinite", _EVENT, _CRITICAL,
-        "a loss, gradient, reward, log-probability, KL, entropy or weight is NaN or infinite",
-        "Overflow in half precision, a division by zero in a reward function, corrupt data, or a learning rate that "
-        "made the weights explode. The trainer's own logs can hide it: NaN losses are filtered and averages drop NaN.",
+        "a value that training rests on is NaN or infinite",
+        "A loss, gradient, reward, log-probability, KL, entropy or weight: overflow in half precision, a division by "
+        "zero in a reward function, corrupt data, or a learning rate that made the weights explode. The trainer's own logs can hide it: NaN losses are filtered and averages drop NaN.",
         "Look which signal was first. Reward: mend that reward function. Loss or gradient: go back to the last good "
         "checkpoint with a lower learning rate or bf16; the weights may already be damaged.",
         "Definition: no finite arithmetic can use the value.",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from rlhf_otel.cli.addresses import address
 from rlhf_otel.errors import BoardError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -19,7 +20,14 @@ def boards() -> None:
 
 
 @boards.command()
-@click.option("--prometheus", "url", default="http://localhost:9090", show_default=True, help="Where to ask.")
+@click.option(
+    "--prometheus",
+    "url",
+    callback=address,
+    default="http://localhost:9090",
+    show_default=True,
+    help="Where to ask.",
+)
 @click.option("--run", default=".+", help="The run that boards about one run show; default: the latest.")
 @click.option("--since", default="1h", show_default=True, help="How far back, such as 30m, 6h or 2d.")
 @click.option("--until", type=float, help="End of the time shown, in Unix seconds; default: now.")

@@ -27,6 +27,12 @@ import click
     help="Where everything is written, new or empty; default: a new folder.",
 )
 @click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port of the run's metrics, such as 9464, which `rlhf-otel up` scrapes; default: a free one, so that nobody "
+    "else's Prometheus takes it for another run.",
+)
+@click.option(
     "--keep", is_flag=True, help="Leave Prometheus and Alertmanager running, and print their addresses."
 )
 @click.option(
@@ -39,6 +45,7 @@ def demo(
     fault_step: int | None,
     seed: int,
     run_dir: Path | None,
+    port: int | None,
     keep: bool,
     svg: Path | None,
 ) -> None:
@@ -69,7 +76,8 @@ def demo(
 
     directory = run_dir or Path(tempfile.mkdtemp(prefix="rlhf-otel-demo-"))
     caught_by = frozenset(FAULTS[fault].caught_by)
-    run_demo(Options(directory.resolve(), fault, steps, strikes_at, seed, keep, svg, caught_by), console)
+    options = Options(directory.resolve(), fault, steps, strikes_at, seed, keep, svg, caught_by, port)
+    run_demo(options, console)
 
 
 def _require_trl() -> None:

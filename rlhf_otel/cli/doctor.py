@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from rlhf_otel.cli.addresses import address
 from rlhf_otel.cli.http_options import client_of, http_config_option
 
 
@@ -16,8 +17,12 @@ from rlhf_otel.cli.http_options import client_of, http_config_option
     type=click.Path(dir_okay=False, path_type=Path),
     help="The settings file of your training script.",
 )
-@click.option("--prometheus", help="Prometheus' address; default: http://localhost:9090, where there is one.")
-@click.option("--alertmanager", help="Default: those that Prometheus sends alerts to.")
+@click.option(
+    "--prometheus",
+    callback=address,
+    help="Prometheus' address; default: the one of `rlhf-otel up`, else http://localhost:9090, where there is one.",
+)
+@click.option("--alertmanager", callback=address, help="Default: those that Prometheus sends alerts to.")
 @click.option("--run-id", help="A run that should be scraped now.")
 @http_config_option
 @click.option("--json", "as_json", is_flag=True, help="Tell the findings as JSON.")
@@ -35,7 +40,10 @@ def doctor(
     """
     from rlhf_otel.doctor.examination import Question, examine
     from rlhf_otel.doctor.finding import Level
+    from rlhf_otel.stack.state import of_this_user
 
+    if prometheus is None and (stack := of_this_user()) is not None:
+        prometheus = stack.url("prometheus")
     question = Question(config, prometheus, alertmanager, run_id, client_of(http_config))
     found = []
     for finding in examine(question):

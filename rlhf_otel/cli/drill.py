@@ -8,13 +8,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rlhf_otel.cli.addresses import address
+
 if TYPE_CHECKING:
     from rlhf_otel.drill.legs import Leg
 
 
 @click.command()
-@click.option("--prometheus", "prometheus_url", default="http://localhost:9090", show_default=True)
-@click.option("--alertmanager", "alertmanager_url", help="Default: the one that Prometheus sends alerts to.")
+@click.option(
+    "--prometheus",
+    "prometheus_url",
+    callback=address,
+    help="Prometheus' address; default: the one of `rlhf-otel up`, else http://localhost:9090.",
+)
+@click.option(
+    "--alertmanager",
+    "alertmanager_url",
+    callback=address,
+    help="Default: the one that Prometheus sends alerts to.",
+)
 @click.option("--team", default="", help="Team whose route is tried.")
 @click.option(
     "--severity",
@@ -24,7 +36,11 @@ if TYPE_CHECKING:
     help="Route that is tried: a critical one pages.",
 )
 @click.option("--host", default="localhost", show_default=True, help="Address that the drill listens on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port that Prometheus scrapes; default: 9464.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port that Prometheus scrapes; default: a registered one with `rlhf-otel up`, else 9464.",
+)
 @click.option(
     "--file-sd",
     type=click.Path(file_okay=False, exists=True, path_type=Path),
@@ -33,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--timeout", default=240.0, show_default=True, help="Seconds, for the whole way.")
 @click.option("--json", "as_json", is_flag=True, help="Tell the legs as JSON.")
 def drill(
-    prometheus_url: str,
+    prometheus_url: str | None,
     alertmanager_url: str | None,
     team: str,
     severity: str,
@@ -50,18 +66,25 @@ def drill(
     """
     import secrets
 
+    from rlhf_otel.doctor.examination import DEFAULT_PROMETHEUS
     from rlhf_otel.drill.legs import Drill
     from rlhf_otel.drill.target import Marked, exposed
     from rlhf_otel.servers.alertmanager import Alertmanager
     from rlhf_otel.servers.prometheus import Prometheus
     from rlhf_otel.settings import METRICS_PORT
+    from rlhf_otel.stack.state import of_this_user
 
+    stack = of_this_user() if prometheus_url is None else None
+    if stack is not None:
+        prometheus_url = stack.url("prometheus")
+        if port is None and file_sd is None and stack.registry:
+            file_sd = Path(stack.registry)
     if port is None:
         port = 0 if file_sd is not None else METRICS_PORT
     marked = Marked(f"drill-{secrets.token_hex(4)}", severity, team)
     pager = Alertmanager(alertmanager_url) if alertmanager_url else None
     with exposed(marked, host, port, file_sd) as target:
-        under_way = Drill(marked, target, Prometheus(prometheus_url), pager, timeout)
+        under_way = Drill(marked, target, Prometheus(prometheus_url or DEFAULT_PROMETHEUS), pager, timeout)
         arrived = under_way.run((lambda _: None) if as_json else _tell)
     if as_json:
         legs = [leg._asdict() for leg in under_way.legs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,12 @@ _DIRECTORY = click.option(
     help="With Docker: the checkout of rlhf_otel; default: here.",
 )
 @click.option(
-    "--target", "targets", multiple=True, help="With programs: what to scrape; default: localhost:9464."
+    "--target", "targets", multiple=True, help="With programs: HOST:PORT to scrape; default: localhost:9464."
 )
 @click.option(
     "--file-sd",
     type=click.Path(file_okay=False, path_type=Path),
-    help="With programs: the directory of targets.",
+    help="With programs: the directory that runs register in (RLHF_OTEL_FILE_SD), instead of a --target.",
 )
 @click.option(
     "--paging",
@@ -65,16 +66,17 @@ def up(
     With Docker all of deploy/compose.yaml; else Prometheus and Alertmanager. Everything listens on loopback alone.
     """
     from rlhf_otel.generate.paging import NOBODY_IS_TOLD, load
-    from rlhf_otel.settings import METRICS_PORT
     from rlhf_otel.stack import containers, programs, state
 
-    directory = (directory or state.default_directory()).resolve()
+    if targets and file_sd is not None:
+        raise click.UsageError("--target or --file-sd: a run that both name would be scraped twice")
+    given, directory = directory, (directory or state.default_directory()).resolve()
     earlier = state.read(directory)
     if earlier is not None and earlier.running and not earlier.compose:
-        click.echo("already up")
+        click.echo("already up, as it was started; to start it otherwise, `rlhf-otel down` first")
         _tell(earlier)
         return
-    directory.mkdir(parents=True, exist_ok=True)
+    _make(directory)
     if kind == "docker" or (
         kind == "auto" and (root / containers.COMPOSE_FILE).exists() and containers.available()
     ):
@@ -85,7 +87,7 @@ def up(
         now = programs.start(
             programs.Options(
                 directory,
-                targets or (f"localhost:{METRICS_PORT}",),
+                targets or None,
                 file_sd.resolve() if file_sd is not None else None,
                 load(paging_file) if paging_file is not None else NOBODY_IS_TOLD,
                 prometheus_port=prometheus_port,
@@ -94,7 +96,18 @@ def up(
         )
     now.write(directory)
     _tell(now)
-    click.echo("`rlhf-otel doctor` checks it, `rlhf-otel down` stops it")
+    elsewhere = f" --dir {shlex.quote(str(given))}" if given is not None else ""
+    asked = f" --prometheus {now.url('prometheus')}" if elsewhere and now.programs else ""
+    click.echo(f"`rlhf-otel doctor{asked}` checks it, `rlhf-otel down{elsewhere}` stops it")
+
+
+def _make(directory: Path) -> None:
+    from rlhf_otel.errors import StackError
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StackError(f"{directory} cannot be made: {error.strerror}; --dir takes another") from None
 
 
 def _tell(now: State) -> None:

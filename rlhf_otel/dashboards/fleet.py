@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from rlhf_otel.catalogue.health import OVERALL
-from rlhf_otel.catalogue.recorded import RunState
+from rlhf_otel.catalogue.recorded import SEES_A_GPU, RunState
 from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.catalogue.run_boards import with_board
 from rlhf_otel.dashboards.panels import (
@@ -37,6 +37,16 @@ def _firing(severity: Severity) -> str:
 
 def _share(state: RunState) -> str:
     return f"count(last_over_time({_STATE}[$__range]) == {state.value}) or 0 * count(last_over_time({_STATE}[$__range]))"
+
+
+def _gpu_hours(window: str = "") -> str:
+    """Of each run of which rank 0 sees a GPU; a run on CPUs has none."""
+
+    def known(series: str) -> str:
+        return f"last_over_time({series}{window})" if window else series
+
+    gpus = " or ".join(known(f'{name}{{rank="0"}}') for name in SEES_A_GPU)
+    return f"{_BY_RUN} ({known('run:rlhf_rank_seconds:sum')}) / 3600 and on (run_id) ({gpus})"
 
 
 _INFO: Final = 'last_over_time(rlhf_run_info{rank="0"}[$__range])'
@@ -100,10 +110,11 @@ NOW: Final = Section(
         ),
         stat(
             "GPU-hours now",
-            "Time since the start of this attempt, summed over ranks: with one GPU a rank, GPU-hours.",
+            "Time since the start of this attempt, summed over the ranks of runs that see a GPU: one GPU a rank. Runs on CPUs "
+            "alone have none.",
             "short",
-            Query("sum(run:rlhf_rank_seconds:sum) / 3600"),
-            empty="no run now",
+            Query(f"sum({_gpu_hours()})"),
+            empty="none: no run sees a GPU now",
             thresholds=(Threshold(None, BLUE),),
             decimals=1,
         ),
@@ -117,7 +128,8 @@ RUNS: Final = Section(
             Kind.TABLE,
             "Runs",
             "Every run of the chosen time with its last known numbers; a click on a run opens its board. Usual speed is "
-            "tokens per second over the run's own baseline: 100 % is good, ThroughputRegression fires below 50 %.",
+            "tokens per second over the run's own baseline: 100 % is good, ThroughputRegression fires below 50 %. A run without "
+            "GPU-hours sees no GPU.",
             "short",
             (
                 Query(f"{_BY_RUN} (last_over_time({_STATE}[$__range]))", "State"),
@@ -146,7 +158,7 @@ RUNS: Final = Section(
                     'count by (run_id) (max by (run_id, rule) (ALERTS{alertstate="firing", severity=~"critical|warning"}))',
                     "Alerts",
                 ),
-                Query(f"{_BY_RUN} (last_over_time(run:rlhf_rank_seconds:sum[$__range])) / 3600", "GPU-hours"),
+                Query(_gpu_hours("[$__range]"), "GPU-hours"),
                 Query(
                     f"time() - {_BY_RUN} (last_over_time(rlhf_last_progress_timestamp_seconds[$__range]))",
                     "Last step ago",

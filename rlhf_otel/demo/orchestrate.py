@@ -17,7 +17,7 @@ from rlhf_otel.catalogue.rules import RULE_BY_NAME, Severity
 from rlhf_otel.demo.evidence import Evidence, read_alerts, read_fault, read_run
 from rlhf_otel.demo.live import Journal, view_for
 from rlhf_otel.demo.receiver import Receiver
-from rlhf_otel.demo.servers import HOW_TO_GET_THEM, Servers, free_port
+from rlhf_otel.demo.servers import HOW_TO_GET_THEM, Servers, free_port, reserved_port
 from rlhf_otel.demo.signals import ending_by_signals
 from rlhf_otel.demo.summary import print_summary, summary
 from rlhf_otel.errors import DemoError
@@ -25,8 +25,9 @@ from rlhf_otel.settings import PREFIX
 
 SETTLE_S: Final = 20.0
 """How long the demo waits after training for what is still on its way: a vanished run is alerted on after 8 s here."""
-STALL_FLOOR_S: Final = 25.0
-"""Below the stall that can be injected, above the end of a run: it waits 20 s for the analysis of a checkpoint."""
+STALL_FLOOR_S: Final = 35.0
+"""Below the stall that can be injected, and above what an end may take on a busy machine: an evaluation, a checkpoint,
+20 s for its analysis at idle priority and 5 s for what is queued."""
 TRACE_ONE_IN: Final = 50
 
 
@@ -43,6 +44,8 @@ class Options:
     svg: Path | None
     expected: frozenset[str]
     """Rules that the fault should set off."""
+    port: int | None = None
+    """Where the run's metrics are; by default on a free port."""
 
 
 def run_demo(options: Options, console: Console) -> Evidence:
@@ -56,8 +59,7 @@ def _run(options: Options, console: Console) -> Evidence:
     evidence = Evidence(options.fault)
     receiver = Receiver(options.run_dir / "traces.otlp.jsonl")
     receiver_url = receiver.start()
-    # Not the usual one: another run may be about to take it, and would be scraped in this one's place.
-    port = free_port(0)
+    port = _port(options.port)
     servers = Servers(options.run_dir, [f"localhost:{port}"], receiver_url)
     evidence.notifications, evidence.spans = receiver.notifications, receiver.spans
     try:
@@ -89,6 +91,15 @@ def _run(options: Options, console: Console) -> Evidence:
         raise
     finally:
         receiver.stop()
+
+
+def _port(wanted: int | None) -> int:
+    """A free one unless asked: another run may be about to take the usual one, and would be scraped in this one's place."""
+    if wanted is not None and free_port(wanted) != wanted:
+        raise DemoError(
+            f"port {wanted} is taken: --port takes another, and without it the demo takes a free one"
+        )
+    return wanted or reserved_port()
 
 
 def _require_empty(run_dir: Path) -> None:

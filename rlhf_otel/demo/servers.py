@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
+
+import psutil
 
 from rlhf_otel.detection.promql import Timing
 from rlhf_otel.errors import DemoError
@@ -22,6 +25,10 @@ from rlhf_otel.generate.paging import Paging, local
 PROGRAMS: Final = {"prometheus": ("prometheus",), "alertmanager": ("prometheus-alertmanager", "alertmanager")}
 """Debian's names first."""
 READY_S: Final = 20.0
+ATTEMPTS: Final = 5
+"""With another port, where somebody takes it between the look for it and the start of the program."""
+UNASKED: Final = (20_000, 32_000)
+"""Below the ports that Linux and macOS give to whoever asks for any."""
 STOP_S: Final = 5.0
 HOW_TO_GET_THEM: Final = (
     "Prometheus and Alertmanager are not installed, so that the demo runs without them. To get them: on Debian or "
@@ -46,6 +53,22 @@ def free_port(preferred: int) -> int:
     raise DemoError("no free port on the loopback interface")
 
 
+def reserved_port() -> int:
+    """A free port for a process that takes it only after its imports: one that the system gives to nobody unasked."""
+    for _ in range(ATTEMPTS):
+        port = random.SystemRandom().randrange(*UNASKED)
+        if free_port(port) == port:
+            return port
+    raise DemoError("no free port on the loopback interface")
+
+
+def last_words(log: Path) -> str:
+    """The last error in a server's log, or else its last line, and where the log is."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if "level=error" in line]
+    return f"{(errors or lines or ['it said nothing'])[-1]} ({log})"
+
+
 @dataclass(slots=True)
 class Server:
     """A started program."""
@@ -53,18 +76,37 @@ class Server:
     name: str
     url: str
     process: subprocess.Popen[bytes]
+    log: Path
 
     def wait_ready(self) -> None:
         """Wait until it answers; DemoError with its last words when it does not."""
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and self.process.poll() is None:
             with (
-                contextlib.suppress(urllib.error.URLError, ConnectionError),
+                contextlib.suppress(OSError),
                 urllib.request.urlopen(f"{self.url}/-/ready", timeout=1),
             ):
-                return
+                if self._listens():
+                    return
             time.sleep(0.05)
-        raise DemoError(f"{self.name} did not become ready; see its log in the run directory")
+        raise DemoError(f"{self.name} did not become ready: {last_words(self.log)}")
+
+    def _listens(self) -> bool:
+        """It, and not another server that had the port before: alerts would go to that one."""
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.process.pid)
+            # `connections` before psutil 6
+            connections = getattr(process, "net_connections", None) or process.connections
+            found = connections("tcp")
+            listening = {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
+            return urlsplit(self.url).port in listening
+        return False
+
+    @property
+    def port_was_taken(self) -> bool:
+        """Whether it ended because of that."""
+        said = self.log.read_text(encoding="utf-8", errors="replace")
+        return self.process.poll() is not None and "address already in use" in said
 
     def stop(self) -> None:
         """Ask it to end, then make it."""
@@ -118,7 +160,6 @@ class Servers:
             self.started.pop().stop()
 
     def _start_alertmanager(self) -> str:
-        port = free_port(9093)
         config = self.directory / "alertmanager.yml"
         config.write_text(
             alertmanager.config_file(
@@ -131,14 +172,11 @@ class Servers:
         options = [
             f"--config.file={config}",
             f"--storage.path={self.directory / 'alertmanager'}",
-            f"--web.listen-address=127.0.0.1:{port}",
             "--cluster.listen-address=",
         ]
-        self._launch("alertmanager", "alertmanager", port, options)
-        return f"127.0.0.1:{port}"
+        return urlsplit(self._launch("alertmanager", "alertmanager", 9093, options).url).netloc
 
     def _start_prometheus(self, replica: str, pager: str) -> None:
-        port = free_port(9090)
         config = self.directory / f"prometheus-{replica}.yml"
         content = prometheus.config_file(
             self.timing,
@@ -152,21 +190,36 @@ class Servers:
         options = [
             f"--config.file={config}",
             f"--storage.tsdb.path={self.directory / f'prometheus-{replica}'}",
-            f"--web.listen-address=127.0.0.1:{port}",
             "--enable-feature=exemplar-storage",
             # Alertmanager is discovered seconds after the first evaluation: what was lost till then is sent again.
             "--rules.alert.resend-delay=5s",
         ]
-        self._launch(f"prometheus-{replica}", "prometheus", port, options)
+        self._launch(f"prometheus-{replica}", "prometheus", 9090, options)
 
-    def _launch(self, name: str, kind: str, port: int, options: Sequence[str]) -> None:
+    def _launch(self, name: str, kind: str, usual_port: int, options: Sequence[str]) -> Server:
+        """Start a program at its usual port, or where that is taken, at another."""
+        for port in (usual_port, *(0,) * ATTEMPTS):
+            server = self._spawn(name, kind, free_port(port), options)
+            self.started.append(server)
+            try:
+                server.wait_ready()  # before the next looks for a free port
+            except DemoError:
+                if not server.port_was_taken:
+                    raise
+                self.started.remove(server)
+            else:
+                return server
+        raise DemoError(f"{name} found no free port")
+
+    def _spawn(self, name: str, kind: str, port: int, options: Sequence[str]) -> Server:
         path = program(kind)
         if path is None:
             raise DemoError(HOW_TO_GET_THEM)
-        with (self.directory / f"{name}.log").open("wb") as log:
+        place = self.directory / f"{name}.log"
+        # Links with the name of this host would lead nowhere: nobody listens there.
+        address = [f"--web.listen-address=127.0.0.1:{port}", f"--web.external-url=http://127.0.0.1:{port}"]
+        with place.open("wb") as log:
             process = subprocess.Popen(
-                [path, *options], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                [path, *options, *address], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        server = Server(name, f"http://127.0.0.1:{port}", process)
-        self.started.append(server)
-        server.wait_ready()  # before the next looks for a free port
+        return Server(name, f"http://127.0.0.1:{port}", process, place)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import socket
 from urllib.parse import urlsplit
 
 from rlhf_otel.doctor.finding import Finding, ok, problem, skipped, warning
+from rlhf_otel.doctor.machine import can_be_written
 from rlhf_otel.errors import ServerError
 from rlhf_otel.servers.http import get
 from rlhf_otel.servers.http_client import HttpClient
@@ -22,11 +23,13 @@ def port(settings: Settings, client: HttpClient | None = None) -> Finding:
     host = "localhost" if settings.metrics_host in ("", "0.0.0.0", "::") else settings.metrics_host
     address = f"{host}:{settings.metrics_port}"
     try:
-        socket.create_connection((host, int(settings.metrics_port)), 1.0).close()
-    except ConnectionRefusedError:
-        return ok("port", f"{address} is free; no run is served there now")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, int(settings.metrics_port)), family=family):
+            return ok("port", f"{address} is free; no run is served there now")
     except OSError as error:
-        return problem("port", f"{address}: {error}", "set metrics_host to an address of this machine")
+        if error.errno != errno.EADDRINUSE:
+            said = f"{address}: {error.strerror or error}"
+            return problem("port", said, "set RLHF_OTEL_METRICS_HOST to an address of this machine")
     scheme = "http" if settings.web.context is None else "https"
     try:
         served = "rlhf_process_start_time_seconds" in get(f"{scheme}://{address}", "/metrics", client)
@@ -92,7 +95,7 @@ def registration(settings: Settings) -> Finding:
     """Whether targets can be written for file_sd."""
     if settings.file_sd is None:
         return skipped("file_sd", "not set; targets are listed in Prometheus' configuration")
-    if not settings.file_sd.is_dir() or not os.access(settings.file_sd, os.W_OK):
+    if not settings.file_sd.is_dir() or not can_be_written(settings.file_sd):
         return problem(
             "file_sd",
             f"{settings.file_sd} is no directory that can be written",

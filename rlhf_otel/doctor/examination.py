@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from rlhf_otel.doctor import endpoint, machine
+from rlhf_otel.doctor import collector, endpoint, machine
 from rlhf_otel.doctor.finding import Finding, skipped
 from rlhf_otel.doctor.watching import alertmanager_findings, prometheus_findings
 from rlhf_otel.errors import ServerError
@@ -33,7 +33,7 @@ def examine(question: Question) -> Iterator[Finding]:
     yield finding
     yield from machine.versions()
     yield machine.gpus()
-    yield machine.otlp()
+    yield collector.otlp()
     if settings is not None:
         journal = settings.journal if isinstance(settings.journal, Path) else Path()
         yield machine.disk(journal)

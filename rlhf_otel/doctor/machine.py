@@ -1,18 +1,16 @@
-"""Checks of this machine: versions, GPU library, settings, disk, and where traces go."""
+"""Checks of this machine: versions, GPU library, settings and disk."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
-from rlhf_otel.doctor.finding import Finding, ok, problem, skipped, warning
+from rlhf_otel.doctor.finding import Finding, ok, problem, warning
 from rlhf_otel.errors import ConfigurationError
 from rlhf_otel.settings import Settings, load
 
@@ -20,8 +18,6 @@ OLDEST: Final = {"torch": (2, 6), "transformers": (4, 57), "trl": (0, 29)}
 """As in pyproject.toml."""
 DISK_GIB: Final = 1.0
 """Below it a journal and a checkpoint's sidecar files may not fit; heuristic."""
-CONNECT_S: Final = 3.0
-OTLP_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
 def settings_of(config: Path | None) -> tuple[Settings | None, Finding]:
@@ -74,30 +70,19 @@ def gpus() -> Finding:
 def disk(directory: Path) -> Finding:
     """Room for the journal."""
     place = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not can_be_written(place):
+        return problem("disk", f"{place} cannot be written", "set RLHF_OTEL_JOURNAL to a directory that can")
     free = shutil.disk_usage(place).free / 2**30
     said = f"{free:.1f} GiB free at {place}"
     if free < DISK_GIB:
         return warning("disk", said, "make room, or set RLHF_OTEL_JOURNAL to another disk")
-    if not os.access(place, os.W_OK):
-        return problem("disk", f"{place} cannot be written", "set RLHF_OTEL_JOURNAL to a directory that can")
     return ok("disk", said)
 
 
-def otlp() -> Finding:
-    """Whether somebody listens where traces are sent."""
-    endpoint = next((value for name in OTLP_VARIABLES if (value := os.environ.get(name))), "")
-    if not endpoint:
-        return skipped("otlp", f"no traces are sent: {OTLP_VARIABLES[1]} is not set")
-    address = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    if not address.hostname:
-        return problem(
-            "otlp", f"{endpoint!r} is no address", "set it to something like http://localhost:4318"
-        )
-    port = address.port or (443 if address.scheme == "https" else 4318)
+def can_be_written(directory: Path) -> bool:
+    """Found out by writing: permissions do not tell of a file system that is mounted read-only."""
     try:
-        socket.create_connection((address.hostname, port), CONNECT_S).close()
-    except OSError as error:
-        return problem(
-            "otlp", f"{endpoint} cannot be reached: {error}", "start a collector there, or mend the variable"
-        )
-    return ok("otlp", f"{endpoint} accepts connections")
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError:
+        return False
+    return True

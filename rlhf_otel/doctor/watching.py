@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from rlhf_otel.catalogue.recorded import RECORDED_BY_NAME
 from rlhf_otel.catalogue.rules import RULES, Severity
-from rlhf_otel.doctor.finding import Finding, ok, problem, skipped, warning
+from rlhf_otel.doctor.finding import Finding, ok, problem, warning
 from rlhf_otel.errors import ServerError
 from rlhf_otel.servers.alertmanager import Alertmanager, route_of
 from rlhf_otel.servers.prometheus import Prometheus
@@ -36,6 +37,7 @@ def prometheus_findings(server: Prometheus, run_id: str | None, port: int | None
     try:
         yield _scraping(server, run_id, port)
         yield _rules(server)
+        yield _recording(server)
         yield _exemplars(server)
     except ServerError as error:
         yield problem("prometheus", str(error), "see Prometheus' log")
@@ -43,7 +45,15 @@ def prometheus_findings(server: Prometheus, run_id: str | None, port: int | None
 
 def _scraping(server: Prometheus, run_id: str | None, port: int | None) -> Finding:
     if run_id is not None:
-        found = server.query(f'rlhf_last_progress_timestamp_seconds{{run_id="{run_id}"}}')
+        found = server.query(f'max by (rank) (rlhf_last_progress_timestamp_seconds{{run_id="{run_id}"}})')
+        told = server.query(f'rlhf_run_info{{run_id="{run_id}",rank="0"}}')
+        expected = max((int(each.labels.get("world_size", "1")) for each in told), default=len(found))
+        if 0 < len(found) < expected:
+            return problem(
+                "scraping",
+                f"{len(found)} of {expected} ranks of {run_id}",
+                f"see {server.url}/targets; each rank has a port of its own, and a target (docs/integrations.md)",
+            )
         if found:
             return ok("scraping", f"{len(found)} ranks of {run_id}")
         return problem(
@@ -83,12 +93,23 @@ def _rules(server: Prometheus) -> Finding:
     return ok("rules", f"all {len(RULES)} are loaded")
 
 
+def _recording(server: Prometheus) -> Finding:
+    missing = sorted(RECORDED_BY_NAME.keys() - server.recording_rules())
+    if missing:
+        said = (
+            f"{len(missing)} of {len(RECORDED_BY_NAME)} are missing, such as {missing[0]}: boards stay empty"
+        )
+        return problem("recording rules", said, GENERATE)
+    return ok("recording rules", f"all {len(RECORDED_BY_NAME)} are loaded")
+
+
 def _exemplars(server: Prometheus) -> Finding:
-    found = server.query("prometheus_tsdb_exemplar_max_exemplars")
-    if found and found[0].value > 0:
+    if "exemplar-storage" in server.features():
         return ok("exemplars", "stored")
-    return skipped(
-        "exemplars", "not known, or not stored: --enable-feature=exemplar-storage links boards to traces"
+    return warning(
+        "exemplars",
+        "not stored: boards lead to no traces",
+        "start Prometheus with --enable-feature=exemplar-storage",
     )
 
 
@@ -96,18 +117,22 @@ def alertmanager_findings(server: Prometheus, given: str | None) -> Iterator[Fin
     """Of the Alertmanagers that Prometheus sends to, or of the one that is given."""
     try:
         known = server.alertmanagers()
-    except ServerError:
+    except ServerError:  # which has been told
         known = []
-    if not known:
-        yield problem(
-            "alerting", f"{server.url} sends alerts nowhere", "name an Alertmanager in alerting.alertmanagers"
-        )
-    addresses = [given] if given else known
-    for address in addresses:
+    else:
+        yield from _sending(server, known)
+    for address in [given] if given else known:
         try:
             yield from _routing(Alertmanager(address))
         except ServerError as error:
             yield problem("alertmanager", str(error), "start it, or give its address (--alertmanager)")
+
+
+def _sending(server: Prometheus, known: list[str]) -> Iterator[Finding]:
+    if not known:
+        yield problem(
+            "alerting", f"{server.url} sends alerts nowhere", "name an Alertmanager in alerting.alertmanagers"
+        )
 
 
 def _routing(pager: Alertmanager) -> Iterator[Finding]:

@@ -19,6 +19,10 @@ EARLY_S: Final = 2 * POLL_S
 """By how much a group can be sent before it is due as seen from here: it was made up to a poll before that was seen."""
 
 
+class Hopeless(Exception):  # noqa: N818 - no error of the drill's
+    """Waiting on would not help; the message says why."""
+
+
 class Leg(NamedTuple):
     """One leg: whether it was reached, seconds since the one before, and what was seen or what is wrong."""
 
@@ -83,10 +87,12 @@ class Drill:
     def _delivered(self) -> str:
         """What is sent before its time is another alert's."""
         assert self.alertmanager is not None
+        if not self._integrations:
+            raise Hopeless(f"{', '.join(self._receivers)}: a receiver without any channel; nobody is told")
         found = self.alertmanager.delivery(self._integrations, self._receivers)
         if time.monotonic() < self._due - EARLY_S:
             self._before = found
-        if not self._integrations or found.accepted <= self._before.accepted:
+        if found.accepted <= self._before.accepted:
             return ""
         return f"accepted by {', '.join(self._integrations)}; see that it arrived there"
 
@@ -127,8 +133,6 @@ class Drill:
 
     def _why_not_delivered(self) -> str:
         assert self.alertmanager is not None
-        if not self._integrations:
-            return f"{', '.join(self._receivers)}: a receiver without any channel; nobody is told"
         refused = (
             self.alertmanager.delivery(self._integrations, self._receivers).refused - self._before.refused
         )
@@ -145,6 +149,8 @@ def _wait(name: str, look: Callable[[], str], explain: Callable[[], str], deadli
             trouble, said = "", look()
         except ServerError as error:
             trouble, said = str(error), ""
+        except Hopeless as reason:
+            return Leg(name, False, time.monotonic() - began, str(reason))
         waited = time.monotonic() - began
         if said:
             return Leg(name, True, waited, said)

@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from rlhf_otel.catalogue.recorded import BOARD_OF_RUN
+from rlhf_otel.catalogue.recorded import BOARD_OF_RUN, SEES_A_GPU
 from rlhf_otel.catalogue.rules import Rule, RuleClass, Severity
 from rlhf_otel.catalogue.run_boards import GROUPS
 from rlhf_otel.detection.promql import AlertForm
 
+MOMENT: Final = "2006-01-02 15:04:05 UTC"
+"""Go's way to write a format."""
 TRACE_ID: Final = "{trace_id}"
 AROUND_S: Final = 1800
 """What a link to a board shows on each side of the first bad step."""
@@ -91,7 +93,9 @@ def _observed(rule: Rule) -> str:
         + _of_rule("rlhf_anomaly_usual_value", rule, f", usually {number}")
         + _of_rule("rlhf_anomaly_first_step", rule, ', since step {{ . | first | value | printf "%.0f" }}')
         + _of_rule(
-            "rlhf_anomaly_first_timestamp_seconds", rule, " ({{ . | first | value | humanizeTimestamp }})"
+            "rlhf_anomaly_first_timestamp_seconds",
+            rule,
+            f' ({{{{ (. | first | value | toTime).UTC.Format "{MOMENT}" }}}})',
         )
     )
 
@@ -137,6 +141,11 @@ def _stakes() -> dict[str, str]:
     end = f"last_over_time(rlhf_run_end_timestamp_seconds{{run_id=%q}}[{KNOWN_FOR}])"
     good = f"last_over_time(rlhf_last_good_checkpoint_timestamp_seconds{{run_id=%q}}[{KNOWN_FOR}])"
     started = f"last_over_time(rlhf_process_start_time_seconds{{run_id=%q}}[{KNOWN_FOR}])"
+    hours = (
+        f"(count(max by (rank) ({progress})) * (max({progress}) - (max({good}) or max({started}))) / 3600)"
+    )
+    gpus = " or ".join(f"last_over_time({name}{{run_id=%q}}[{KNOWN_FOR}])" for name in SEES_A_GPU)
+    gpus = f"count({gpus})"
     return {
         "state": _first(
             f"topk(1, {end} >= on (run_id) group_left () max by (run_id) ({progress}))",
@@ -148,9 +157,13 @@ def _stakes() -> dict[str, str]:
             ),
         ),
         "gpu_hours_at_risk": _first(
-            f"count(max by (rank) ({progress})) * (max({progress}) - (max({good}) or max({started}))) / 3600",
+            f"{hours} and on () {gpus}",
             '{{ . | first | value | printf "%.2f" }}',
-            "unknown",
+            _first(
+                hours,
+                'none, since no rank sees a GPU ({{ . | first | value | printf "%.2f" }} hours of ranks)',
+                "unknown",
+            ),
         ),
         "last_good_checkpoint": _first(
             f"last_over_time(rlhf_last_good_checkpoint_step{{run_id=%q}}[{KNOWN_FOR}])",

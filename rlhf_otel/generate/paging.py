@@ -88,6 +88,15 @@ class Paging(_Strict):
             raise ValueError("an e-mail needs smtp: {smarthost: HOST:PORT, from: ADDRESS}")
         return self
 
+    def secret_files(self) -> list[str]:
+        """Paths of all files that Alertmanager will read a secret from."""
+        names = {SLACK_FILE} if any(channel.slack for channel in self._channels()) else set()
+        for channel in self._channels():
+            names |= {name for name in (channel.pagerduty, channel.token) if name}
+        if self.smtp is not None and self.smtp.username is not None:
+            names.add(SMTP_FILE)
+        return sorted(f"{self.secrets}/{name}" for name in names)
+
     def _channels(self) -> Iterator[Channel]:
         for audience in (self.default, *self.teams.values()):
             yield from (*audience.page, *audience.ticket)
@@ -184,14 +193,17 @@ def _pagerduty(channel: Channel, secrets: str) -> dict[str, Any]:
         "client": "rlhf_otel",
         "severity": "{{ with .CommonLabels.severity }}{{ . }}{{ else }}critical{{ end }}",
         "details": {
-            "text": TEXT,
+            "firing": TEXT,  # instead of all labels and annotations of each alert
             "run": "{{ .GroupLabels.run_id }}",
             "team": "{{ .CommonLabels.team }}",
             "owner": "{{ (index .Alerts 0).Annotations.owner }}",
         },
         "links": [
             {"href": '{{ template "rlhf.silence" . }}', "text": "Silence this run"},
-            {"href": "{{ (index .Alerts 0).Annotations.board_url }}", "text": "Board"},
+            *(
+                {"href": f"{{{{ (index .Alerts 0).Annotations.{name}_url }}}}", "text": name.capitalize()}
+                for name in ("board", "trace", "runbook")
+            ),
         ],
     }
 

@@ -22,7 +22,7 @@ buckets counts."""
 def config_file(
     timing: Timing,
     rule_files: Sequence[str],
-    targets: Sequence[str] = (f"localhost:{METRICS_PORT}",),
+    targets: Sequence[str] | None = None,
     alertmanagers: Sequence[str] = ("localhost:9093",),
     external_labels: dict[str, str] | None = None,
     evaluation_s: int | None = None,
@@ -30,7 +30,8 @@ def config_file(
 ) -> str:
     """A configuration that scrapes ``targets`` and sends alerts to ``alertmanagers``, as YAML.
 
-    With ``file_sd``, patterns of the files that the setting of that name writes, these say what to scrape.
+    With ``file_sd``, patterns of the files that the setting of that name writes, these say what to scrape, and
+    ``targets`` what else. Without either it is this machine's usual port.
     """
     content: dict[str, Any] = {
         "global": {
@@ -56,8 +57,12 @@ def config_file(
     return dump(content)
 
 
-def _discovery(targets: Sequence[str], file_sd: Sequence[str]) -> dict[str, Any]:
-    """One or the other: a target that both name would be scraped twice, with different labels."""
+def _discovery(targets: Sequence[str] | None, file_sd: Sequence[str]) -> dict[str, Any]:
+    """Both must not name one target: it would be scraped twice, with different labels."""
+    found: dict[str, Any] = {}
     if file_sd:
-        return {"file_sd_configs": [{"files": list(file_sd), "refresh_interval": f"{REFRESH_S}s"}]}
-    return {"static_configs": [{"targets": list(targets)}]}
+        found["file_sd_configs"] = [{"files": list(file_sd), "refresh_interval": f"{REFRESH_S}s"}]
+    if targets or not file_sd:
+        usual = [f"localhost:{METRICS_PORT}"]
+        found["static_configs"] = [{"targets": list(targets) if targets is not None else usual}]
+    return found

@@ -189,6 +189,7 @@ def _page_case(rule: Rule) -> Case:
         **fact("rlhf_process_start_time_seconds", "0x48", rank="0"),
         **fact("rlhf_last_progress_timestamp_seconds", "0+15x48", rank="0"),
         **fact("rlhf_last_progress_timestamp_seconds", "0+15x48", rank="1"),
+        **fact("rlhf_gpu_memory_total_bytes", "1e11x48", rank="0", device="0"),
         **fact("rlhf_last_good_checkpoint_step", "100x48"),
         **fact("rlhf_last_good_checkpoint_timestamp_seconds", "240x48"),
         **fact("rlhf_actions_total", "1x48", action="save", outcome="done"),
@@ -199,7 +200,7 @@ def _page_case(rule: Rule) -> Case:
         "owner": "ada",
         "around": "300",
         "board": PPO.uid,
-        "observed": f"{case.observed} (1970-01-01 00:05:00 +0000 UTC)",
+        "observed": f"{case.observed} (1970-01-01 00:05:00 UTC)",
         "state": "still running, at step 160",
         "gpu_hours_at_risk": "0.20",  # 2 ranks, 360 s
         "last_good_checkpoint": "step 100",

@@ -56,6 +56,12 @@ class Prometheus:
         return found
 
     @understood("a Prometheus")
+    def recording_rules(self) -> set[str]:
+        """Names of the series that it records."""
+        groups = self._data("/api/v1/rules", type="record")["groups"]
+        return {rule["name"] for group in groups for rule in group["rules"]}
+
+    @understood("a Prometheus")
     def firing(self, alert: str, run_id: str) -> bool:
         """Whether the alert fires for the run; asked of the rules themselves, since a Prometheus that has just started
         records ``ALERTS`` an evaluation later."""
@@ -71,6 +77,11 @@ class Prometheus:
         """Addresses of the Alertmanagers that it sends alerts to."""
         found = self._data("/api/v1/alertmanagers")["activeAlertmanagers"]
         return [each["url"].partition("/api/")[0] for each in found]
+
+    @understood("a Prometheus")
+    def features(self) -> list[str]:
+        """What ``--enable-feature`` switched on."""
+        return str(self._data("/api/v1/status/flags").get("enable-feature", "")).split(",")
 
     @understood("a Prometheus")
     def time(self) -> float:

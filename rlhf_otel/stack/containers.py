@@ -32,6 +32,11 @@ def start(root: Path) -> State:
     file = (root / COMPOSE_FILE).resolve()
     if not file.exists():
         raise StackError(f"{file} is missing: containers need a checkout of rlhf_otel (--root)")
+    if not available():
+        raise StackError(
+            "there is no `docker` with `docker compose` and a daemon that answers (`docker info`); without them "
+            "`--with programs` starts Prometheus and Alertmanager from the PATH"
+        )
     _compose(file, "up", "--detach", "--wait")
     return State(compose=str(file))
 

@@ -19,7 +19,10 @@ STOP_S: Final = 15.0
 
 def default_directory() -> Path:
     """Where the stack keeps its data unless told otherwise."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise StackError("you have no home directory; give a directory of your own (--dir)") from error
     return Path(base) / "rlhf_otel" / "stack"
 
 
@@ -62,15 +65,23 @@ class State:
 
     compose: str = ""
     programs: tuple[Started, ...] = ()
+    registry: str = ""
+    """Directory whose targets Prometheus scrapes too, a drill's among them; empty with containers."""
 
     @property
     def running(self) -> bool:
         """Whether all of it is there; of containers Docker knows."""
         return bool(self.compose) or all(program.process() is not None for program in self.programs)
 
+    def url(self, name: str) -> str:
+        """Address of one of its programs; empty where it has none of that name."""
+        return next((program.url for program in self.programs if program.name == name), "")
+
     def write(self, directory: Path) -> None:
-        """Keep it."""
-        (directory / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Keep it, whole or not at all."""
+        partial = directory / f"{FILE}.partial"
+        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        partial.replace(directory / FILE)
 
 
 def read(directory: Path) -> State | None:
@@ -80,8 +91,18 @@ def read(directory: Path) -> State | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return State(content["compose"], tuple(Started(**each) for each in content["programs"]))
+        programs = tuple(Started(**each) for each in content["programs"])
+        return State(content["compose"], programs, content.get("registry", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StackError(
-            f"{path} cannot be read ({error}); end the programs by hand and remove it"
+            f"{path} cannot be read ({error}): end the programs by hand, if any runs, and remove that file"
         ) from error
+
+
+def of_this_user() -> State | None:
+    """The programs that `rlhf-otel up` started at the usual place and that run now."""
+    try:
+        found = read(default_directory())
+    except StackError:
+        return None
+    return found if found is not None and found.programs and found.running else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -182,3 +183,48 @@ def test_ports_that_are_taken_are_avoided_and_a_normal_end_leaves_nothing(tmp_pa
         log = (tmp_path / f"prometheus-{replica}.log").read_text()
         assert "127.0.0.1:9090" not in log
         assert re.search(r"127\.0\.0\.1:\d+", log)
+
+
+@needs_servers
+@pytest.mark.servers
+def test_a_port_that_somebody_takes_meanwhile_is_not_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else this one's alerts would go to that one's Alertmanager, and page for a run of somebody else."""
+    found: list[servers.Servers] = []
+    try:
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            found.append(servers.Servers(tmp_path / name, [], "http://localhost:9", replicas=1))
+            found[-1].start()
+            taken = {int(server.url.rpartition(":")[2]) for server in found[0].started}
+            free_port = servers.free_port
+            seen_as_free = iter(sorted(taken))
+            monkeypatch.setattr(
+                servers,
+                "free_port",
+                lambda port, free=seen_as_free, or_else=free_port: next(free, None) or or_else(port),
+            )
+        urls = [server.url for each in found for server in each.started]
+        assert len(urls) == len(set(urls)) == 4
+        config = (tmp_path / "second/prometheus-a.yml").read_text()
+        assert found[1].started[0].url.removeprefix("http://") in config
+    finally:
+        for each in found:
+            each.stop()
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_port_that_was_asked_for_is_taken_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "program", lambda name: None)
+    asked: list[int] = []
+    train = orchestrate._train
+    monkeypatch.setattr(orchestrate, "_train", lambda _, port, url: asked.append(port) or train(_, port, url))
+    port = servers.reserved_port()
+    console = Console(file=io.StringIO())
+    orchestrate.run_demo(dataclasses.replace(options(tmp_path / "free"), port=port), console)
+    assert asked == [port]
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(DemoError, match="--port takes another"):
+        orchestrate.run_demo(dataclasses.replace(options(tmp_path / "taken"), port=port), console)

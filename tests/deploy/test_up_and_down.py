@@ -57,10 +57,11 @@ def test_up_shows_a_run_and_down_leaves_nothing(folder: Path) -> None:
     done, prometheus_port, pager_port = up(folder, "--target", f"localhost:{port}")
     assert done.exit_code == 0, done.output
     server = Prometheus(f"http://localhost:{prometheus_port}")
+    assert server.alertmanagers()  # at once: a doctor that is asked now finds everything
+    assert server.targets()
     assert f"{server.url}\n" in done.output
     with exposed(Marked("here", "info", ""), "localhost", port, None):
         wait_until(lambda: server.query('rlhf_anomaly_active{run_id="here"}'), WITHIN_S)
-    wait_until(server.alertmanagers, WITHIN_S)
     assert server.alertmanagers() == [f"http://localhost:{pager_port}"]
 
     # What runs is what deploy/ ships, but for addresses.
@@ -80,8 +81,11 @@ def test_up_shows_a_run_and_down_leaves_nothing(folder: Path) -> None:
         assert "board_url" not in rule["annotations"]  # without Grafana there would be none
     assert (folder / "templates/rlhf.tmpl").read_text() == (DEPLOY / "templates/rlhf.tmpl").read_text()
 
-    again = command("up", "--with", "programs", "--dir", folder)
-    assert "already up" in again.output
+    flags = get_json(server.url, "/api/v1/status/flags")["data"]
+    assert flags["web.external-url"] == server.url  # or links would name this host, where nobody listens
+
+    again = command("up", "--with", "programs", "--dir", folder, "--target", "localhost:1")
+    assert "already up, as it was started" in again.output
     started = pids(folder)
     done = command("down", "--dir", folder)
     assert done.exit_code == 0
@@ -106,8 +110,78 @@ def test_a_taken_port_is_named_and_nothing_is_left(folder: Path, tmp_path: Path)
     other = tmp_path / "other"
     done = command("up", "--with", "programs", "--dir", other, "--prometheus-port", str(prometheus_port))
     assert isinstance(done.exception, StackError)
-    assert f"port {prometheus_port} is taken" in str(done.exception)
+    assert f"port {prometheus_port} is taken, which prometheus was to have" in str(done.exception)
     assert not (other / "stack.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--prometheus-port", "9", "--alertmanager-port", "9"), "cannot both have port 9"),
+        (("--target", "http://localhost:9464/metrics"), "is not a valid hostname"),
+        (("--paging", "paging.yaml"), "secrets/slack-url is missing"),
+    ],
+)
+def test_what_cannot_be_started_is_said_in_one_sentence(
+    folder: Path, more: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("paging.yaml").write_text(f"secrets: {tmp_path}/secrets\ndefault: {{page: [{{slack: '#a'}}]}}\n")
+    before = psutil.Process().children()
+    done = up(folder, *more)[0]
+    assert isinstance(done.exception, StackError)
+    assert said in str(done.exception)
+    assert "\n" not in str(done.exception)
+    assert psutil.Process().children() == before
+    assert not (folder / "stack.json").exists()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a home that cannot be written."""
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    done = command("up", "--with", "programs")
+    assert isinstance(done.exception, StackError)
+    assert "--dir takes another" in str(done.exception)
+
+
+def test_a_stack_file_that_was_cut_off_says_what_to_do(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "stack.json").write_text('{"compose"')
+    for word in ("up", "down"):
+        done = command(word, "--dir", folder)
+        assert isinstance(done.exception, StackError)
+        assert "remove that file" in str(done.exception)
+    (folder / "stack.json").unlink()
+
+
+def test_a_target_is_listed_or_registered(folder: Path, tmp_path: Path) -> None:
+    done = up(folder, "--target", "localhost:1", "--file-sd", tmp_path)[0]
+    assert done.exit_code == 2
+    assert "scraped twice" in done.output
+
+
+def test_doctor_and_drill_know_what_was_started(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a run has the usual port, too: the drill registers a port of its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "path with spaces"))
+    ports = ("--prometheus-port", str(free_port()), "--alertmanager-port", str(free_port()))
+    try:
+        assert command("up", "--with", "programs", *ports).exit_code == 0
+        address = f"http://localhost:{ports[1]}"
+        monkeypatch.setenv("RLHF_OTEL_METRICS_PORT", str(free_port()))
+        found = json.loads(command("doctor", "--json").output)["findings"]
+        said = {each["check"]: each["said"] for each in found}
+        assert said["prometheus"] == f"{address} answers"
+        assert said["recording rules"].startswith("all ")
+        assert said["exemplars"] == "stored"
+        legs = json.loads(command("drill", "--json").output)["legs"]
+        assert [leg["name"] for leg in legs if leg["reached"]] == ["scraped", "fired", "routed"]
+        assert "without any channel" in legs[-1]["said"]
+        assert legs[-1]["seconds"] < 30  # known at once, and not after --timeout
+    finally:
+        command("down")
 
 
 def test_down_ends_no_process_that_merely_has_the_same_id(tmp_path: Path) -> None:
@@ -154,3 +228,10 @@ def test_without_a_checkout_containers_cannot_be_started(docker: Path, tmp_path:
     done = command("up", "--with", "docker", "--root", tmp_path, "--dir", tmp_path / "stack")
     assert isinstance(done.exception, StackError)
     assert "--root" in str(done.exception)
+
+
+def test_a_docker_without_compose_is_named(docker: Path, tmp_path: Path) -> None:
+    (docker.parent / "bin/docker").write_text('#!/bin/sh\n[ "$1" != compose ]\n')
+    done = command("up", "--with", "docker", "--root", DEPLOY.parent, "--dir", tmp_path / "stack")
+    assert isinstance(done.exception, StackError)
+    assert "--with programs" in str(done.exception)

@@ -64,8 +64,10 @@ FILES = [
     "adapter_config.json",
     "tokenizer_config.json",
 ]
-CONTENT = mappings(["weight_map", "metadata", "global_step", "max_steps", "log_history", "architectures", "torch_dtype",
-                    "vocab_size", "tie_word_embeddings", "num_hidden_layers", "hidden_size", "quantization_config", "r"])  # fmt: skip
+CONTENT = mappings(
+    "weight_map metadata global_step max_steps log_history architectures torch_dtype vocab_size tie_word_embeddings"
+    " num_hidden_layers hidden_size quantization_config r".split()
+)
 MAPPED = st.fixed_dictionaries(
     {
         "weight_map": st.dictionaries(

@@ -28,7 +28,7 @@ needs_servers = pytest.mark.skipif(
 )
 WITHIN_S = 60.0
 FACTS = {
-    "observed": "loss is NaN, usually 0.5, since step 140 (2026-01-01 00:05:00 +0000 UTC)",
+    "observed": "loss is NaN, usually 0.5, since step 140 (2026-01-01 00:05:00 UTC)",
     "description": "Overflow. What to do: Look.",
     "owner": "ada",
     "state": "still running, at step 160",
@@ -42,6 +42,12 @@ FACTS = {
 RUN = "a run"
 
 
+LOCAL = {key: text for key, text in FACTS.items() if not key.endswith("_url")} | {
+    "runbook_url": "file:///home/ada/path%20with%20spaces/NonFinite.md"
+}
+"""As `rlhf-otel up` with programs has them: there is no Grafana, and runbooks are files."""
+
+
 class Arrived(NamedTuple):
     """What each channel was sent about one alert."""
 
@@ -49,6 +55,8 @@ class Arrived(NamedTuple):
     pagerduty: dict[str, Any]
     mail: str
     webhook: dict[str, Any]
+    local: list[str]
+    """What e-mail and PagerDuty were sent about a run whose links are those of a local stack."""
 
 
 def secrets(folder: Path, **content: str) -> str:
@@ -86,15 +94,29 @@ def arrived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arrived]:
         servers.start()
         both = [alert("NonFinite", RUN, engine, FACTS, team="alignment") for engine in ("verdict", "level")]
         send(servers.started[0].url, *both, alert("NonFinite", "elsewhere", team="unknown"))
+        send(servers.started[0].url, alert("NonFinite", "local", "verdict", LOCAL, team="alignment"))
 
         def of(name: str) -> list[dict[str, Any]]:
             return [note.body for note in receiver.notifications if note.receiver == name]
 
-        wait_until(lambda: all(map(of, ("slack", "pagerduty", "hook", "page"))) and mailbox.mails, WITHIN_S)
+        def about(run_id: str, sent: list[Any]) -> list[str]:
+            texts = [each if isinstance(each, str) else json.dumps(each) for each in sent]
+            return [text for text in texts if run_id in text]
+
+        def local() -> list[str]:
+            return [*about("Run local:", mailbox.mails), *about("Run local:", of("pagerduty"))]
+
+        wait_until(lambda: all(map(of, ("slack", "hook", "page"))) and len(local()) == 2, WITHIN_S)
+        wait_until(lambda: len(mailbox.mails) == len(of("pagerduty")) == 2, WITHIN_S)
         assert told(receiver.notifications, "page", "elsewhere") == [
             ["NonFinite"]
         ]  # a team that nobody knows
-        yield Arrived(of("slack")[0], of("pagerduty")[0], mailbox.mails[0], of("hook")[0])
+        first = {
+            name: [body for body in of(name) if RUN in json.dumps(body)]
+            for name in ("slack", "pagerduty", "hook")
+        }
+        mail = about(f"Run {RUN}:", mailbox.mails)[0]
+        yield Arrived(first["slack"][0], first["pagerduty"][0], mail, first["hook"][0], local())
     finally:
         servers.stop()
         receiver.stop()
@@ -126,9 +148,14 @@ def test_pagerduty_says_everything(arrived: Arrived) -> None:
     assert payload["severity"] == "critical"
     assert "loss is NaN, usually 0.5" in payload["summary"]
     for part in SAID:
-        assert part in payload["custom_details"]["text"], part
+        assert part in payload["custom_details"]["firing"], part
     assert payload["custom_details"]["owner"] == "ada"
-    assert {link["text"]: link["href"] for link in arrived.pagerduty["links"]}["Board"] == FACTS["board_url"]
+    assert "annotations" not in json.dumps(payload).lower(), "no heap of labels that hides what is said"
+    links = {link["text"]: link["href"] for link in arrived.pagerduty["links"]}
+    assert (
+        links.items()
+        >= {name: FACTS[f"{name.lower()}_url"] for name in ("Board", "Trace", "Runbook")}.items()
+    )
 
 
 @needs_servers
@@ -140,6 +167,23 @@ def test_an_email_says_everything(arrived: Arrived) -> None:
         assert said in text, said
         assert said in html.replace("&#43;", "+"), said
     assert "<table>" in html
+
+
+@needs_servers
+@pytest.mark.servers
+def test_no_link_is_dead_where_there_is_no_grafana(arrived: Arrived) -> None:
+    """An e-mail names a file instead of a link that its reader would refuse; what is not there is not linked."""
+    mail, page = arrived.local
+    (html,) = [
+        bytes(part.get_payload(decode=True)).decode()
+        for part in message_from_string(mail).walk()
+        if part.get_content_type() == "text/html"
+    ]
+    assert LOCAL["runbook_url"] in html
+    assert "ZgotmplZ" not in html
+    assert html.count("<a href=") == 1  # the silence
+    links = {link["text"]: link["href"] for link in json.loads(page)["links"]}
+    assert links.keys() == {"Silence this run", "Runbook"}
 
 
 @needs_servers

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,8 @@ def test_nothing_is_wrong_with_a_run_that_is_watched(tmp_path: Path, monkeypatch
     assert said["port"].endswith("serves a run")
     assert said["scraping"] == "1 ranks of examined"
     assert said["rules"].startswith("all ")
+    assert said["recording rules"].startswith("all ")
+    assert said["exemplars"] == "stored"
     assert said["pages"] == "go to receiver page"
     assert {
         examine.found[check]["level"] for check in ("prometheus", "alertmanager", "clock", "listening")
@@ -90,7 +95,8 @@ def deaf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prometheus without our rules and targets, and an Alertmanager without channels."""
     folder = tmp_path_factory.mktemp("deaf")
     servers, receiver = start(folder, free_port(), paging.NOBODY_IS_TOLD)
-    (folder / "rlhf.rules.yaml").write_text("groups: []\n")
+    for kind in ("rules", "recording"):
+        (folder / f"rlhf.{kind}.yaml").write_text("groups: []\n")
     servers.prometheus[0].process.send_signal(1)  # SIGHUP: read the configuration again
     server = Prometheus(servers.prometheus[0].url)
     wait_until(lambda: not server.alerting_rules(), WITHIN_S)
@@ -102,16 +108,19 @@ def deaf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @needs_servers
 @pytest.mark.servers
-def test_what_is_missing_around_a_prometheus_is_named(deaf: str) -> None:
+def test_what_is_missing_around_a_prometheus_is_named(deaf: str, monkeypatch: pytest.MonkeyPatch) -> None:
     status, found = doctor("--prometheus", deaf, "--run-id", "nobody")
     assert status == 1
     assert found["scraping"]["said"] == "no series of run nobody"
-    assert found["rules"]["level"] == "problem"
-    assert "rule_files" in found["rules"]["remedy"]
+    for check in ("rules", "recording rules"):
+        assert found[check]["level"] == "problem"
+        assert "rule_files" in found[check]["remedy"]
     assert found["pages"]["level"] == "warning"
     assert "nobody is told" in found["pages"]["said"]
     _, found = doctor("--prometheus", deaf)
     assert found["scraping"]["said"].startswith("no target with port 9464")
+    monkeypatch.setattr("rlhf_otel.doctor.watching.time.time", lambda: 0.0)
+    assert "NTP" in doctor("--prometheus", deaf)[1]["clock"]["remedy"]
 
 
 def test_a_prometheus_that_is_not_there() -> None:
@@ -161,6 +170,98 @@ def test_each_fault_of_a_machine_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     problems = {check for check, each in found.items() if each["level"] == "problem"}
     assert problems == {"port", "file_sd", "otlp", "trl"}
     assert all(found[check]["remedy"] for check in problems)
+
+
+class Answer(BaseHTTPRequestHandler):
+    """Of a server that is no collector."""
+
+    def do_POST(self) -> None:
+        self.send_error(self.server.status)  # type: ignore[attr-defined]
+
+    do_GET = do_POST  # noqa: N815 - http.server looks for methods of these names
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def stranger(status: int) -> Iterator[str]:
+    """A server that answers everything with ``status``."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.status = status  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://localhost:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.usefixtures("_no_servers")
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(404, "its port is 4318"), (401, "OTEL_EXPORTER_OTLP_HEADERS")]
+)
+def test_an_open_port_is_no_collector(status: int, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stranger(status) as url:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        found = doctor()[1]["otlp"]
+    assert (found["level"], found["said"]) == (
+        "problem",
+        f"{url}/v1/traces answers a request of OTLP with HTTP status {status}",
+    )
+    assert remedy in found["remedy"]
+
+
+@pytest.mark.usefixtures("_no_servers")
+def test_a_collector_takes_traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path / "traces")
+    try:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.start())
+        assert doctor()[1]["otlp"]["said"].endswith("takes traces")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier pigeon")
+        assert "carrier pigeon" in doctor()[1]["otlp"]["said"]
+    finally:
+        receiver.stop()
+
+
+def test_a_server_that_is_no_prometheus_is_named_once() -> None:
+    with stranger(404) as url:
+        status, found = doctor("--prometheus", url.removeprefix("http://"), "--alertmanager", url)
+    assert status == 1
+    assert found["listening"]["level"] == "ok"  # localhost, though no scheme was given
+    assert "HTTP status 404" in found["prometheus"]["said"]
+    assert "HTTP status 404" in found["alertmanager"]["said"]
+    assert "alerting" not in found, "that it sends alerts nowhere is not known"
+
+
+@pytest.mark.usefixtures("_no_servers")
+@pytest.mark.parametrize(
+    ("variable", "value", "check", "said"),
+    [
+        ("RLHF_OTEL_METRICS_HOST", "192.0.2.1", "port", "192.0.2.1:"),
+        ("RLHF_OTEL_METRICS_HOST", "nowhere.invalid", "port", "nowhere.invalid:"),
+        ("RLHF_OTEL_JOURNAL", "/proc/journal", "disk", "/proc cannot be written"),
+        ("RLHF_OTEL_FILE_SD", "/proc", "file_sd", "/proc is no directory that can be written"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_a_problem(
+    variable: str, value: str, check: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For root, too, whom permissions do not stop."""
+    monkeypatch.setenv(variable, value)
+    status, found = doctor()
+    assert status == 1
+    assert found[check]["level"] == "problem"
+    assert said in found[check]["said"]
+    assert found[check]["remedy"]
+
+
+@pytest.mark.usefixtures("_no_servers")
+def test_a_full_disk_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_otel.doctor.machine.DISK_GIB", 1e9)
+    status, found = doctor()
+    assert status == 0
+    assert found["disk"]["level"] == "warning"
 
 
 @pytest.mark.usefixtures("_no_servers")

@@ -151,7 +151,7 @@ def watching(folder: Path, targets: Path, *more: str) -> Iterator[Prometheus]:
     ]
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen([path, *options], stdout=log, stderr=subprocess.STDOUT)
-    server = Server("prometheus", f"http://127.0.0.1:{port}", process)
+    server = Server("prometheus", f"http://127.0.0.1:{port}", process, Path(log.name))
     try:
         server.wait_ready()
         yield Prometheus(server)
