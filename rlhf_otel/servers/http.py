@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from functools import wraps
 from http.client import HTTPException
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import urlencode
 
 from rlhf_otel.errors import ServerError, refused_as
@@ -16,20 +16,19 @@ from rlhf_otel.servers.http_client import HttpClient
 
 TIMEOUT_S: Final = 10.0
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def understood(what: str) -> Callable[[Callable[Concatenate[Any, P], T]], Callable[Concatenate[Any, P], T]]:
+def understood(what: str) -> Callable[[Method], Method]:
     """Makes ServerError of an answer to a method of ``what`` (which has a ``url``) that has another shape than it should."""
 
-    def around(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    def around(method: Method) -> Method:
         @wraps(method)
-        def asking(server: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+        def asking(server: Any, *args: Any, **kwargs: Any) -> Any:
             with refused_as(ServerError, f"{server.url}: not the answer of {what}"):
                 return method(server, *args, **kwargs)
 
-        return asking
+        return cast(Method, asking)
 
     return around
 
@@ -54,7 +53,7 @@ def _open(address: str, client: HttpClient | None) -> Any:
 
 def get_json(url: str, path: str, **query: str) -> Any:
     """The same, parsed. Raises ServerError."""
-    text = get(url, path, **query)
+    text = get(url, path, None, **query)
     try:
         return json.loads(text)
     except ValueError as error:
