@@ -14,6 +14,9 @@ from typing import Any, Final, NamedTuple
 TOLERANCE: Final = 1e-6
 """Relative spread of a group's rewards below which float32 rounding explains it."""
 
+MAX_COMPARED: Final = 32
+"""Reward functions that are compared with one another: as many as have series of their own."""
+
 
 class Generation(NamedTuple):
     """The rewards of the last generation: per function one number per completion, group after group."""
@@ -120,9 +123,11 @@ def advantage_deviation(rewards: Sequence[float], group_size: int) -> float | No
 def lowest_correlation(by_function: Sequence[Sequence[float]]) -> float | None:
     """The lowest Pearson correlation of two reward functions over the completions that both scored.
 
-    None with a single function. A function that gives all the same correlates with none.
+    None with a single function. A function that gives all the same correlates with none. Of thousands of functions the
+    first :data:`MAX_COMPARED` are compared, since pairs are many more.
     """
-    found = (correlation(one, other) for one, other in combinations(by_function, 2))
+    compared = by_function[:MAX_COMPARED]
+    found = (correlation(one, other) for one, other in combinations(compared, 2))
     return min((one for one in found if one is not None), default=None)
 
 

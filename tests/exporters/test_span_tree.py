@@ -20,6 +20,7 @@ from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.exporters import span_tree
 from rlhf_otel.exporters.span_tree import (
     MAX_PHASES,
+    MAX_ROLLOUT_LINKS,
     build_run_span,
     build_spans,
     phase_parents,
@@ -30,7 +31,7 @@ from rlhf_otel.exporters.span_tree import (
     span_id,
     trace_id,
 )
-from rlhf_otel.records import Anomaly, PhaseInterval, RunIdentity, StepRecord
+from rlhf_otel.records import Anomaly, DeviceTimes, PhaseInterval, Rollouts, RunIdentity, StepRecord
 
 RESOURCE = Resource({})
 IDENTITY = RunIdentity("run-7", attempt=2)
@@ -41,6 +42,53 @@ def phase(
     name: str, start: int, end: int, parent: int = -1, detail: str = "", failed: bool = False
 ) -> PhaseInterval:
     return PhaseInterval(name, detail, start, end, parent, end - start, failed)
+
+
+def links_of(record: StepRecord) -> list[tuple[int, dict[str, int]]]:
+    """Target and attributes of the links to rollouts."""
+    told = [(link.context.trace_id, dict(link.attributes or {})) for link in build(record)[0].links]
+    return [(target, attributes) for target, attributes in told if "rl.sync.staleness" in attributes]
+
+
+def test_rollouts_are_linked_to_the_step_or_run_that_their_weights_are_of() -> None:
+    record = step([])
+    record.rollouts = [Rollouts(41, 3), Rollouts(38, 2), Rollouts(30, 1, inherited=True)]
+    assert links_of(record) == [
+        (
+            trace_id("run-7", 2, 41),
+            {"rl.sync.staleness": 0, "rl.sync.weights_step": 41, "rl.sample.count": 3},
+        ),
+        (
+            trace_id("run-7", 2, 38),
+            {"rl.sync.staleness": 3, "rl.sync.weights_step": 38, "rl.sample.count": 2},
+        ),
+        (
+            run_trace_id("run-7", 2),
+            {"rl.sync.staleness": 11, "rl.sync.weights_step": 30, "rl.sample.count": 1},
+        ),
+    ]
+
+
+def test_links_to_rollouts_are_bounded() -> None:
+    record = step([])
+    record.rollouts = [Rollouts(41 - age, 1) for age in range(40)]
+    assert [told["rl.sync.staleness"] for _, told in links_of(record)] == list(range(MAX_ROLLOUT_LINKS))
+
+
+def test_device_times_are_on_the_phases_that_have_them() -> None:
+    record = step([phase("loss", 0, 500), phase("backward", 500, 600), phase("backward", 700, 800)])
+    record.device = DeviceTimes()
+    assert not any("rlhf.phase.device_seconds" in span.attributes for span in build(record))
+    record.device.seconds = {("loss", "", 0): 0.5, ("backward", "", 700): 0.25}
+    found = [span.attributes.get("rlhf.phase.device_seconds") for span in build(record)]
+    assert found == [None, 0.5, None, 0.25]
+
+
+def test_tokens_are_told_where_they_are_known() -> None:
+    record = step([])
+    assert "rl.sample.tokens" not in build(record)[0].attributes
+    record.tokens = 5760.0
+    assert build(record)[0].attributes["rl.sample.tokens"] == 5760.0
 
 
 def step(

@@ -394,6 +394,23 @@ def test_after_close_nothing_is_sent_and_all_is_counted() -> None:
     assert (traces.exported, traces.dropped, memory.spans) == (0, 4, [])
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_sends_nothing_and_ends_nothing() -> None:
+    memory = Memory()
+    traces = TraceExporter(IDENTITY, memory)
+    traces.export(record(1), [], "first")
+    child = os.fork()
+    if not child:
+        traces.export(record(2), [], "slow")
+        traces.flush(5)
+        traces.close(5)
+        os._exit(len([span for span in memory.spans if span.attributes.get("rl.train.step") == 2]))
+    assert os.waitpid(child, 0)[1] == 0
+    traces.export(record(3), [], "slow")
+    traces.close(5)
+    assert (traces.exported, traces.dropped) == (7, 0)
+
+
 def test_only_rank_0_emits_the_run_span_and_only_once() -> None:
     for rank, expected in ((0, 1), (1, 0)):
         memory = Memory()

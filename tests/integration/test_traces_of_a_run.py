@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_a_run_through_a_collector(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         counts = telemetry.run.view().telemetry
         receiver.wait_for(counts.spans_exported, 60)
     assert counts.dropped["traces"] == 0
+    assert {reason: count for reason, count in counts.kept_steps.items() if count} == Counter(KEPT.values())
     assert len(receiver.spans) == counts.spans_exported
 
     steps = steps_of(receiver)
