@@ -6,7 +6,6 @@ one that compiles does, and evaluations and checkpoints lie between.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import json
 import logging
@@ -122,4 +121,3 @@ def train(plan: Plan) -> None:
         stall_floor_s=plan.floor_s,
     )
     PacedTrainer(plan, callback, directory).run()
-    atexit._run_exitfuncs()  # a process of multiprocessing ends without

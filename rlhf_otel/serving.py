@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing
 import os
 import threading
 import time
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Final
 
 from rlhf_otel import faults
@@ -76,6 +78,7 @@ def expose(run: Run, host: str, port: int, protection: Protection | None = None)
             endpoint = Endpoint(host, port, RunsCollector(_views), _health, protection=protection)
             if endpoint.start() is not None:
                 _endpoint = endpoint
+                _end_in_a_child()
                 logger.info("metrics at %s/metrics", endpoint.url)
     if run.settings.file_sd is not None:  # a directory on a network may hang
         threading.Thread(target=_keep_published, name="rlhf_otel-target", daemon=True).start()
@@ -187,6 +190,13 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _end_in_a_child() -> None:
+    """A process of multiprocessing, which torch's ``spawn`` and accelerate's ``notebook_launcher`` start ranks as, ends
+    without ``atexit``."""
+    if multiprocessing.parent_process() is not None:
+        Finalize(None, _at_exit, exitpriority=0)
 
 
 @atexit.register

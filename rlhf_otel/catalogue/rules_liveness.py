@@ -76,14 +76,18 @@ _GONE: Final = (
 lets Prometheus wait, as the address of a pod does that is taken away, is gone all the same."""
 
 _STALLED: Final = (
-    f"min without ({PLACE}) (timestamp({_PROGRESS}) - {_PROGRESS})\n"
+    "# answers, and had no step for too long when it was last scraped\n"
+    f"  min without ({PLACE}) (timestamp({_PROGRESS}) - {_PROGRESS})\n"
     f"    > max without ({PLACE}) ({_THRESHOLD})\n"
     "  or\n"
+    "  # keeps scrapes waiting, or this fires already: no step for too long until now\n"
     f"  (time() - {_LAST}\n"
     f"    > max without ({PLACE}) (last_over_time({_THRESHOLD}[2h])))\n"
     f"  and on (run_id) ({_SILENT} or {_firing('RunStalled')})\n"
     "  or\n"
-    f"  time() - {_LAST} and on (run_id, rank) {_LONG_SILENT}"
+    "  # keeps scrapes waiting for as long as a rank must be missing to be gone\n"
+    f"  time() - {_LAST}\n"
+    f"  and on (run_id, rank) {_LONG_SILENT}"
 )
 """Ranks without a step for too long: as of their last scrape, where they answer, so that nobody stalls while
 Prometheus is away; or, where they do not, or this has paged and they were killed since, as of now; or silent for long,
@@ -164,6 +168,7 @@ LIVENESS_RULES: Final[tuple[Rule, ...]] = (
         "rank was killed, which is the cause then.",
         promql=PromQL(
             f"{_FAILED.replace('$known', '15m')}\n"
+            "# another rank is gone, which is the cause; unless this page has been sent\n"
             f"unless on (run_id) (\n{_GONE}\n  unless on (run_id) {_firing('RunFailed')}\n)",
             hold=2,
             observed=_ranks(
@@ -187,6 +192,7 @@ LIVENESS_RULES: Final[tuple[Rule, ...]] = (
         promql=PromQL(
             f"max without (rank) (\n  (\n  {_STALLED}\n  )\n  unless on (run_id, rank) {_REPLACED}\n)\n"
             f"unless on (run_id) {_ended('run_id')}\n"
+            "# a rank is gone, which is another page; unless this one has been sent\n"
             f"unless on (run_id) (\n{_GONE}\n  unless on (run_id) {_firing('RunStalled')}\n)",
             observed=_OBSERVED,
             stacks=_STACKS,
@@ -205,6 +211,7 @@ LIVENESS_RULES: Final[tuple[Rule, ...]] = (
         "stalled, and so has a hanging one that is killed after that was paged.",
         promql=PromQL(
             f"max without (rank) (\n{_GONE}\n)\n"
+            "# a page about this run has been sent\n"
             f"unless on (run_id) {_firing('RunStalled')}\n"
             f"unless on (run_id) (\n{_FAILED.replace('$known', '2h')}\n"
             f"  and on (run_id) last_over_time({_firing('RunFailed')}[2h])\n)",

@@ -141,6 +141,15 @@ def finish(folder: Path) -> None:
     train(folder)
 
 
+def in_a_child(folder: Path) -> None:
+    """End well, in a process that ends without ``atexit``, as ranks do that torch's ``spawn`` started."""
+    import multiprocessing
+
+    child = multiprocessing.get_context("fork").Process(target=finish, args=(folder,))
+    child.start()
+    child.join()
+
+
 def nan_reward(folder: Path) -> None:
     """A reward is NaN, once."""
 

@@ -48,6 +48,7 @@ def ends_seen(client: Prometheus, run_id: str = "r") -> list[str]:
 
 CASES: dict[str, tuple[int, str, str, int]] = {
     "finish": (0, "finished", "", STEPS),
+    "in_a_child": (0, "finished", "", STEPS),
     "exception": (1, "failed", "RuntimeError: no memory for step 7", STRIKES),
     "exception_and_terminate": (-15, "failed", "RuntimeError: no memory for step 7", STRIKES),
     "keyboard": (-2, "interrupted", "KeyboardInterrupt: ", STRIKES),
