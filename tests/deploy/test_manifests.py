@@ -226,6 +226,20 @@ def test_the_job_is_what_monitor_and_policy_select() -> None:
     assert "livenessProbe" not in container
 
 
+def test_a_restarted_job_goes_on_under_its_run_id() -> None:
+    """`torchrun --standalone` makes up an id each time, which would be that of a run of its own."""
+    (container,) = MANIFESTS["training-job.yaml:Job:grpo-example"]["spec"]["template"]["spec"]["containers"]
+    environment = {each["name"]: each.get("value") for each in container["env"]}
+    assert "--standalone" in container["command"]
+    assert environment["RLHF_OTEL_RUN_ID"] == "grpo-example"
+
+
+def test_a_kustomization_holds_nothing_twice() -> None:
+    """Two resources of one kind and name are an error of kustomize."""
+    names = [(each["kind"], each["metadata"]["name"]) for each in MANIFESTS.values()]
+    assert len(names) == len(set(names))
+
+
 # --- collector
 
 
