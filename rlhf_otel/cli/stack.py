@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from rlhf_otel.stack.state import State
 
+PORTS = (9090, 9093)
 _DIRECTORY = click.option(
     "--dir",
     "directory",
@@ -47,10 +48,10 @@ _DIRECTORY = click.option(
     "--paging",
     "paging_file",
     type=click.Path(path_type=Path),
-    help="With programs: who is told (docs/paging.md); default: nobody, alerts are shown in Alertmanager's page.",
+    help="Who is told (docs/paging.md); default: nobody, alerts are shown in Alertmanager's page.",
 )
-@click.option("--prometheus-port", type=click.IntRange(1, 65535), default=9090, show_default=True)
-@click.option("--alertmanager-port", type=click.IntRange(1, 65535), default=9093, show_default=True)
+@click.option("--prometheus-port", type=click.IntRange(1, 65535), default=PORTS[0], show_default=True)
+@click.option("--alertmanager-port", type=click.IntRange(1, 65535), default=PORTS[1], show_default=True)
 def up(
     directory: Path | None,
     kind: str,
@@ -76,12 +77,18 @@ def up(
         click.echo("already up, as it was started; to start it otherwise, `rlhf-otel down` first")
         _tell(earlier)
         return
-    _make(directory)
+    who = load(paging_file) if paging_file is not None else None
     if kind == "docker" or (
         kind == "auto" and (root / containers.COMPOSE_FILE).exists() and containers.available()
     ):
-        now = containers.start(root)
+        if targets or file_sd or (prometheus_port, alertmanager_port) != PORTS:
+            raise click.UsageError(
+                "--target, --file-sd and ports are for programs: add --with programs, or edit deploy/prometheus.yml"
+            )
+        _make(directory)
+        now = containers.start(root, directory, who)
     else:
+        _make(directory)
         for program in earlier.programs if earlier is not None else ():
             program.stop()  # one of them had ended
         now = programs.start(
@@ -89,7 +96,7 @@ def up(
                 directory,
                 targets or None,
                 file_sd.resolve() if file_sd is not None else None,
-                load(paging_file) if paging_file is not None else NOBODY_IS_TOLD,
+                who or NOBODY_IS_TOLD,
                 prometheus_port=prometheus_port,
                 alertmanager_port=alertmanager_port,
             )

@@ -97,6 +97,14 @@ class Paging(_Strict):
             names.add(SMTP_FILE)
         return sorted(f"{self.secrets}/{name}" for name in names)
 
+    def require_secrets(self) -> None:
+        """Raises ConfigurationError where a page would not arrive since a file is missing on this machine."""
+        missing = [path for path in self.secret_files() if not Path(path).is_file()]
+        if missing:
+            raise ConfigurationError(
+                f"no page would arrive: {', '.join(missing)} is missing (docs/paging.md)"
+            )
+
     def _channels(self) -> Iterator[Channel]:
         for audience in (self.default, *self.teams.values()):
             yield from (*audience.page, *audience.ticket)

@@ -58,7 +58,7 @@ def start(options: Options) -> State:
         raise StackError(f"Prometheus and Alertmanager cannot both have port {options.prometheus_port}")
     for name, port in (("prometheus", options.prometheus_port), ("alertmanager", options.alertmanager_port)):
         _require_free(name, port)
-    _require_secrets(options.who)
+    options.who.require_secrets()
     try:
         _write(options)
     except OSError as error:
@@ -91,12 +91,6 @@ def _require_free(name: str, port: int) -> None:
                 f"port {port} is taken, which {name} was to have: is there another one, of a demo perhaps? "
                 f"--{name}-port chooses another port"
             ) from None
-
-
-def _require_secrets(who: Paging) -> None:
-    missing = [path for path in who.secret_files() if not Path(path).is_file()]
-    if missing:
-        raise StackError(f"no page would arrive: {', '.join(missing)} is missing (docs/paging.md)")
 
 
 def _await_discovery(server: Prometheus) -> None:

@@ -191,27 +191,25 @@ def test_a_port_that_somebody_takes_meanwhile_is_not_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else this one's alerts would go to that one's Alertmanager, and page for a run of somebody else."""
-    found: list[servers.Servers] = []
+    first, second = (
+        servers.Servers(tmp_path / name, [], "http://localhost:9", replicas=1) for name in ("first", "second")
+    )
+    free_port = servers.free_port
     try:
-        for name in ("first", "second"):
-            (tmp_path / name).mkdir()
-            found.append(servers.Servers(tmp_path / name, [], "http://localhost:9", replicas=1))
-            found[-1].start()
-            taken = {int(server.url.rpartition(":")[2]) for server in found[0].started}
-            free_port = servers.free_port
-            seen_as_free = iter(sorted(taken))
+        for each in (first, second):
+            each.directory.mkdir()
+            each.start()
+            taken = iter([int(server.url.rpartition(":")[2]) for server in first.started])
             monkeypatch.setattr(
-                servers,
-                "free_port",
-                lambda port, free=seen_as_free, or_else=free_port: next(free, None) or or_else(port),
+                servers, "free_port", lambda port, taken=taken: next(taken, None) or free_port(port)
             )
-        urls = [server.url for each in found for server in each.started]
+        urls = [server.url for each in (first, second) for server in each.started]
         assert len(urls) == len(set(urls)) == 4
         config = (tmp_path / "second/prometheus-a.yml").read_text()
-        assert found[1].started[0].url.removeprefix("http://") in config
+        assert second.started[0].url.removeprefix("http://") in config
     finally:
-        for each in found:
-            each.stop()
+        first.stop()
+        second.stop()
 
 
 @pytest.mark.usefixtures("quick")

@@ -115,7 +115,7 @@ def test_its_links_lead_somewhere(paged: Paged) -> None:
     for alert in paged.page.firing:
         runbook = urlsplit(alert["annotations"]["runbook_url"])
         assert runbook.scheme == "file"
-        assert "# NonFinite" in Path(url2pathname(runbook.path)).read_text()
+        assert "# RLHFNonFinite" in Path(url2pathname(runbook.path)).read_text()
         assert "board_url" not in alert["annotations"]  # there is no Grafana
         with urllib.request.urlopen(alert["generatorURL"], timeout=10) as answer:
             assert answer.status == 200

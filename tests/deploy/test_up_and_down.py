@@ -16,7 +16,7 @@ from otlp_receiver import free_port, wait_until
 from rlhf_otel.cli import commands
 from rlhf_otel.demo.servers import PROGRAMS, program
 from rlhf_otel.drill.target import Marked, exposed
-from rlhf_otel.errors import StackError
+from rlhf_otel.errors import ConfigurationError, StackError
 from rlhf_otel.servers.http import get_json
 from rlhf_otel.servers.prometheus import Prometheus
 from rlhf_otel.stack import containers
@@ -129,7 +129,7 @@ def test_what_cannot_be_started_is_said_in_one_sentence(
     Path("paging.yaml").write_text(f"secrets: {tmp_path}/secrets\ndefault: {{page: [{{slack: '#a'}}]}}\n")
     before = psutil.Process().children()
     done = up(folder, *more)[0]
-    assert isinstance(done.exception, StackError)
+    assert isinstance(done.exception, StackError | ConfigurationError)
     assert said in str(done.exception)
     assert "\n" not in str(done.exception)
     assert psutil.Process().children() == before
@@ -216,6 +216,31 @@ def test_with_docker_compose_starts_and_stops_everything(docker: Path, tmp_path:
         f"compose --file {file} up --detach --wait",
         f"compose --file {file} down --volumes",
     ]
+
+
+def test_with_docker_too_a_file_says_who_is_told(docker: Path, tmp_path: Path) -> None:
+    calls = docker.parent / "bin/docker"
+    calls.write_text(f'#!/bin/sh\necho "$RLHF_OTEL_ALERTMANAGER:$RLHF_OTEL_SECRETS" >> {docker}\n')
+    stack, secrets = tmp_path / "stack", tmp_path / "secrets"
+    secrets.mkdir()
+    file = tmp_path / "paging.yaml"
+    file.write_text(f"secrets: {secrets}\ndefault: {{page: [{{pagerduty: on-call}}]}}\n")
+    words = ("up", "--root", DEPLOY.parent, "--dir", stack, "--paging", file)
+    assert "on-call is missing" in str(command(*words).exception)
+    (secrets / "on-call").write_text("key")
+    assert command(*words).exit_code == 0
+    assert docker.read_text().splitlines()[-1] == f"{stack / 'alertmanager.yml'}:{secrets}"
+    receivers = yaml.safe_load((stack / "alertmanager.yml").read_text())["receivers"]
+    assert receivers[0]["pagerduty_configs"][0]["routing_key_file"] == "/etc/alertmanager/secrets/on-call"
+    mounted = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["alertmanager"]["volumes"]
+    for variable in ("RLHF_OTEL_ALERTMANAGER", "RLHF_OTEL_SECRETS"):
+        assert any(volume.startswith(f"${{{variable}:-") for volume in mounted)
+
+
+def test_what_containers_cannot_do_is_refused(docker: Path, tmp_path: Path) -> None:
+    done = command("up", "--root", DEPLOY.parent, "--dir", tmp_path / "stack", "--prometheus-port", "9091")
+    assert done.exit_code == 2
+    assert "--with programs" in done.output
 
 
 def test_a_docker_without_a_daemon_is_none(docker: Path) -> None:
