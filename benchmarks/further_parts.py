@@ -300,7 +300,9 @@ def served_async_grpo(folder: Path, callbacks: Sequence[Any], **more: Any) -> An
 
     tokenizer = language.tokenizer()
     tokenizer.chat_template = TEMPLATE
-    tokenizer.response_schema = {"type": "object"}
+    tokenizer.response_template = {
+        "defaults": {"role": "assistant"}, "start_anchor": "user ", "fields": {"content": {"content": "text"}},
+    }  # fmt: skip
     server = SamplingServer(tiny.load(folder, LlamaForCausalLM), tokenizer.eos_token_id, COMPLETION)
     mock.patch.object(async_rollout_worker, "is_vllm_available", return_value=True).start()
     trainer = tiny_pipelines.async_grpo(
