@@ -243,12 +243,12 @@ CASES: Final[dict[str, Case]] = {
         ("RatioToSamplerBlowUp",), parts.live_async_grpo, {"max_steps": 80}, _later_samples(off_by=-4.0)
     ),
     "healthy-async": Case(
-        (), parts.served_async_grpo, {"max_steps": 90, **_SERVED}, _hiccups
+        (), parts.served_async_grpo, {"max_steps": 140, **_SERVED}, _hiccups
     ),
     "sampler-refuses": Case(
         ("SamplerRetrying",),
         parts.served_async_grpo,
-        {"max_steps": 80, **_SERVED, "max_inflight_tasks": 64},
+        {"max_steps": 120, **_SERVED, "max_inflight_tasks": 64},
         _refuse,
     ),
     "async-trainer-slow": Case(
