@@ -170,6 +170,11 @@ What to keep in mind:
 - The real runs were made on two cores that other work shared. Alarms about speed on healthy runs are counted as
   false, though some of these runs did become slow.
 - Labels of public logs are a person's reading of the curves.
+- Every rule that is judged in process fires on a recording of a real run and is silent on another that has its signals
+  (`tests/data/runs`), but for two: `GPUMemoryNearLimit` and `GPUMemoryLeak` have **no real recording**, since there was no
+  GPU. They are tested in real runs whose GPU is a stand-in, from what `torch.cuda` and NVML answer up to the verdict. So
+  are `GPUThrottled` and `GPUErrors`, which Prometheus judges, on series alone. Rules about reward models are tested
+  in real runs with a `RewardModelMonitor`.
 """
 
 

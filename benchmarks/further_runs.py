@@ -2,9 +2,9 @@
 
     python benchmarks/further_runs.py FOLDER [NAME ...]      writes FOLDER/NAME-further-1.jsonl.gz
 
-PPO needs an interpreter with TRL 1.12 (``make .venv-ppo``); what the installed TRL lacks is left out and named. Trainers
-are the tiny ones of the tests. Where a part can't be had on this machine, the case says what stands for it; the
-trainer's own loop, loss and metrics are always TRL's.
+PPO needs an interpreter with TRL 1.12 (``make .venv-ppo``), the rollout worker of async GRPO needs aiohttp; what is
+lacking is left out and named. Trainers are the tiny ones of the tests. Where a part can't be had on this machine, the
+case says what stands for it; the trainer's own loop, loss and metrics are always TRL's.
 """
 
 from __future__ import annotations
@@ -242,9 +242,7 @@ CASES: Final[dict[str, Case]] = {
     "async-ratio": Case(
         ("RatioToSamplerBlowUp",), parts.live_async_grpo, {"max_steps": 80}, _later_samples(off_by=-4.0)
     ),
-    "healthy-async": Case(
-        (), parts.served_async_grpo, {"max_steps": 140, **_SERVED}, _hiccups
-    ),
+    "async-hiccups": Case((), parts.served_async_grpo, {"max_steps": 140, **_SERVED}, _hiccups),
     "sampler-refuses": Case(
         ("SamplerRetrying",),
         parts.served_async_grpo,
