@@ -42,6 +42,8 @@ class Score:
     nameable: int = 0
     abrupt: int = 0
     abrupt_in_time: int = 0
+    late: list[str] = field(default_factory=list)
+    """Abrupt faults that were told later, and in which step."""
     delays: list[int] = field(default_factory=list)
     healthy: int = 0
     healthy_steps: int = 0
@@ -82,6 +84,8 @@ class Score:
         if case.abrupt:
             self.abrupt += 1
             self.abrupt_in_time += delay is not None and delay <= ABRUPT_STEPS
+            if delay is not None and delay > ABRUPT_STEPS:
+                self.late.append(f"{case.scenario} of seed {case.seed} ({delay})")
         if delay is None:
             return
         self.caught += 1
@@ -168,8 +172,21 @@ What to keep in mind:
   nobody. rl-doctor's and rlprobe's generators draw curves; they are no training.
 - A stall and an exception are told by rules about the process, here from the journal.
 - The real runs were made on two cores that other work shared. Alarms about speed on healthy runs are counted as
-  false, though some of these runs did become slow.
+  false, though some of these runs did become slow: `ThroughputRegression` asks for half of the usual tokens per second over
+  20 steps, which no healthy run shows on a machine of its own. One such alarm in the few thousand healthy steps of the
+  held-out seeds is their whole rate of warnings.
 - Labels of public logs are a person's reading of the curves.
+- Every rule that is judged in process fires on a recording of a real run and is silent on another that has its signals
+  (`tests/data/runs`), but for two: `GPUMemoryNearLimit` and `GPUMemoryLeak` have **no real recording**, since there was no
+  GPU. They are tested in real runs whose GPU is a stand-in, from what `torch.cuda` and NVML answer up to the verdict. So
+  are `GPUThrottled` and `GPUErrors`, which Prometheus judges, on series alone. Rules about reward models are tested
+  in real runs with a `RewardModelMonitor`.
+"""
+
+LATE: Final = """Abrupt faults that took longer than three steps, and how many: {said}. `RewardDrop` asks for three steps in a row, each 5 usual
+deviations below the usual. Inverted, this reward falls by some 6 to 8, and its steps scatter by 1: in some runs one of the
+first three is not low enough, and the count begins anew. Two steps, or a nearer threshold, would make tickets of single
+odd batches of healthy runs.
 """
 
 
@@ -253,6 +270,8 @@ def markdown(results: dict[str, dict[str, Score] | str], seeds: int) -> str:
         if own.false_names:
             said = ", ".join(f"{rule} {count}" for rule, count in own.false_names.most_common())
             parts.append(f"False alarms of rlhf_otel, by rule: {said}.\n")
+        if own.late:
+            parts.append(LATE.format(said=", ".join(own.late)))
         if own.borderline:
             tools = {tool: score for tool, score in result.items() if tool != HELD_OUT_ROW}
             said = ", ".join(f"{tool} {score.borderline_alarmed}" for tool, score in tools.items())

@@ -288,6 +288,44 @@ def live_async_grpo(folder: Path, callbacks: Sequence[Any], **more: Any) -> Any:
     return trainer
 
 
+# --- async GRPO with TRL's own worker beside a server
+
+
+def served_async_grpo(folder: Path, callbacks: Sequence[Any], **more: Any) -> Any:
+    """Async GRPO whose rollout worker is TRL's, a process of its own, beside a :class:`SamplingServer`."""
+    import tiny_pipelines
+    from sampling_server import SamplingServer
+    from transformers import LlamaForCausalLM
+    from trl.experimental.async_grpo import async_rollout_worker
+
+    tokenizer = language.tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.response_template = {
+        "defaults": {"role": "assistant"}, "start_anchor": "user ", "fields": {"content": {"content": "text"}},
+    }  # fmt: skip
+    server = SamplingServer(tiny.load(folder, LlamaForCausalLM), tokenizer.eos_token_id, COMPLETION)
+    mock.patch.object(async_rollout_worker, "is_vllm_available", return_value=True).start()
+    trainer = tiny_pipelines.async_grpo(
+        folder, callbacks, rollout_worker=None, weight_transfer=server, processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": t}] for t in tiny.prompts()]}),
+        **{"max_staleness": 1000, "vllm_server_base_url": server.url, **more},
+    )  # fmt: skip
+    trainer.server = server
+    return trainer
+
+
+def slow_down(trainer: Any, seconds: float, every: int = 1) -> None:
+    """Each so many steps take so much longer from now on."""
+    training_step = trainer.training_step
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        if trainer.state.global_step % every == 0:
+            time.sleep(seconds)
+        return training_step(*args, **kwargs)
+
+    trainer.training_step = slow
+
+
 # --- where a run's files go
 
 

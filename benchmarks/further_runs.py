@@ -2,9 +2,9 @@
 
     python benchmarks/further_runs.py FOLDER [NAME ...]      writes FOLDER/NAME-further-1.jsonl.gz
 
-PPO needs an interpreter with TRL 1.12 (``make .venv-ppo``); what the installed TRL lacks is left out and named. Trainers
-are the tiny ones of the tests. Where a part can't be had on this machine, the case says what stands for it; the
-trainer's own loop, loss and metrics are always TRL's.
+PPO needs an interpreter with TRL 1.12 (``make .venv-ppo``), the rollout worker of async GRPO needs aiohttp; what is
+lacking is left out and named. Trainers are the tiny ones of the tests. Where a part can't be had on this machine, the
+case says what stands for it; the trainer's own loop, loss and metrics are always TRL's.
 """
 
 from __future__ import annotations
@@ -152,6 +152,22 @@ def _later_samples(**change: Any) -> Callable[[Any], None]:
     return strike
 
 
+def _refuse(trainer: Any) -> None:
+    """The server is overloaded: three of five requests are refused."""
+    trainer.server.refuses = lambda number: number % 5 < 3
+
+
+def _slow_trainer(trainer: Any) -> None:
+    parts.slow_down(trainer, 0.4)
+
+
+def _hiccups(trainer: Any) -> None:
+    """Now and then a request is refused, and now and then the trainer takes so long that the queue is full."""
+    trainer.server.refuses = lambda number: number % 9 == 0
+    parts.slow_down(trainer, 0.4, every=4)
+
+
+_SERVED: Final[dict[str, Any]] = {"max_inflight_tasks": 8, "queue_maxsize": 8}
 _PPO: Final[dict[str, Any]] = {"max_steps": 80, "learning_rate": 1e-3}
 CASES: Final[dict[str, Case]] = {
     "healthy-ppo": Case((), parts.ppo, _PPO),
@@ -225,6 +241,16 @@ CASES: Final[dict[str, Case]] = {
     ),
     "async-ratio": Case(
         ("RatioToSamplerBlowUp",), parts.live_async_grpo, {"max_steps": 80}, _later_samples(off_by=-4.0)
+    ),
+    "async-hiccups": Case((), parts.served_async_grpo, {"max_steps": 140, **_SERVED}, _hiccups),
+    "sampler-refuses": Case(
+        ("SamplerRetrying",),
+        parts.served_async_grpo,
+        {"max_steps": 120, **_SERVED, "max_inflight_tasks": 64},
+        _refuse,
+    ),
+    "async-trainer-slow": Case(
+        ("RolloutBackpressure",), parts.served_async_grpo, {"max_steps": 80, **_SERVED}, _slow_trainer
     ),
     "reward-raises": Case(("RewardFunctionFailing",), parts.grpo_with_service, {"max_steps": 60}, _break),
     "weight-sync-raises": Case(

@@ -106,7 +106,7 @@ def rollouts(count: int) -> Iterator[dict[str, Any]]:
 
 
 def async_grpo(folder: Path, callbacks: Callbacks, **more: Any) -> Any:
-    """Async GRPO with a worker of our own, no transfer of weights, and dense attention."""
+    """Async GRPO with a worker of our own, no transfer of weights, and dense attention, unless other parts are given."""
     from transformers import AttentionInterface
     from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
     from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
@@ -133,11 +133,13 @@ def async_grpo(folder: Path, callbacks: Callbacks, **more: Any) -> Any:
         "max_staleness": 1000,
         "dtype": "float32",
     }
+    parts = {"train_dataset": asked(), "rollout_worker": Worker(samples), "weight_transfer": NoTransfer()}
+    given = {name: more.pop(name) for name in (*parts, "processing_class") if name in more}
     with mock.patch("trl.experimental.async_grpo.async_grpo_trainer.get_peak_flops_per_device", peak_flops):
         trainer = build(
             folder, AsyncGRPOTrainer, AsyncGRPOConfig, callbacks,
-            model=base_model(folder), reward_funcs=[length_reward], train_dataset=asked(),
-            config_arguments={**settings, **more}, rollout_worker=Worker(samples), weight_transfer=NoTransfer(),
+            model=base_model(folder), reward_funcs=[length_reward],
+            config_arguments={**settings, **more}, **{**parts, **given},
         )  # fmt: skip
     AttentionInterface.register(TREE_ATTENTION, tree_attention)
     return trainer

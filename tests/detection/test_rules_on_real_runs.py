@@ -9,19 +9,14 @@ from rlhf_otel.catalogue.rules import RULES, Rule, RuleClass, Severity
 from rlhf_otel.catalogue.rules_reward_models import REWARD_MODEL_RULES
 from rlhf_otel.replay.engine import run
 
-_GPU = "needs a GPU; judged on stand-in numbers of the allocator"
-_WORKER = (
-    "told by the rollout worker of async GRPO beside vLLM, in whose place benchmarks have one of their own"
-)
+_GPU = "needs a GPU; real runs whose GPU is a stand-in are in tests/integration/test_gpu_memory.py"
 _MONITORED = "needs a RewardModelMonitor; real runs with one are in tests/reward_model/test_monitored_run.py"
 WITHOUT_EVIDENCE = {
     "GPUMemoryNearLimit": _GPU,
     "GPUMemoryLeak": _GPU,
-    "SamplerRetrying": _WORKER,
-    "RolloutBackpressure": _WORKER,
     **{rule.name: _MONITORED for rule in REWARD_MODEL_RULES},
 }
-"""These are tested on synthetic series alone, in test_detector."""
+"""These have no recording of a real run."""
 
 ONLY_IN_BREACH = frozenset(
     {

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rlhf_otel.catalogue.rules import RULES, Condition, RuleClass
+from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
 from rlhf_otel.cli import commands
 from rlhf_otel.replay.reports import wording
 
@@ -122,7 +123,10 @@ def test_text_says_what_broke_since_when_why_and_what_to_do(dropped: Path) -> No
     assert "WARNING RewardDrop, steps 41 to " in text
     assert "the reward fell at once and stays down" in text
     assert "reward was -3 at step 43, usually 0.5" in text
-    assert "below -5 usual deviations off, 3 times in a row" in " ".join(text.split())
+    flowing = " ".join(text.split())
+    assert "reward more than 5 usual deviations below the usual, 3 times in a row" in flowing
+    assert f"reward: {SIGNAL_BY_NAME['reward'].help}" in flowing
+    assert "a usual deviation is how far single steps scatter about it" in flowing
     assert "to do  See which reward function fell" in text
     assert max(map(len, text.splitlines()[1:])) <= 112
 

@@ -10,7 +10,7 @@ from typing import Final
 from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.replay.coverage import Unjudged, partly_unwatched
 from rlhf_otel.replay.engine import ReplayedAnomaly
-from rlhf_otel.replay.reports.wording import Report, headline, notes, span, verdict, why
+from rlhf_otel.replay.reports.wording import USUAL, Report, headline, meanings, notes, span, verdict, why
 
 WIDTH: Final = 110
 MAX_UNKNOWN_KEYS: Final = 8
@@ -23,6 +23,8 @@ def text(report: Report) -> str:
     parts += ["\n".join(_wrapped(f"Note: {note}")) for note in notes(report)]
     for found in _repeats_together(report.anomalies):
         parts.append("\n" + "\n".join(_text_of(found)))
+    if any(found.anomaly.baseline is not None for found in report.anomalies):
+        parts.append("\n" + "\n".join(_wrapped(USUAL)))
     parts.append("\n" + "\n".join(_text_unjudged(report)))
     return "\n".join(parts) + "\n"
 
@@ -58,6 +60,8 @@ def _text_of(repeated: _Repeated) -> Iterator[str]:
     yield f"{anomaly.severity.value.upper()} {anomaly.rule}, {span(found)}"
     yield f"  {found.summary}"
     yield from _field("why", why(found))
+    for meaning in meanings(found):
+        yield from _field("", meaning)
     yield from _field("cause", anomaly.cause)
     yield from _field("to do", anomaly.remedy)
     if repeated.again:
@@ -87,7 +91,7 @@ def _text_unjudged(report: Report) -> Iterator[str]:
     yield from _text_lacking([reason for reason in report.unjudged if reason.about_log])
     others = [f"{len(each.rules)} ({each.reason})" for each in report.unjudged if not each.about_log]
     if others:
-        yield from _wrapped(f"Further rules, which no log can tell: {', '.join(others)}.")
+        yield from _wrapped(f"Rules that this log cannot show: {', '.join(others)}.")
     yield from _text_unknown(report.log.unknown)
 
 

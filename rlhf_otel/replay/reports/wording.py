@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlhf_otel.catalogue.rules import Condition, NonFinite, Rule, Severity, Statistic
-from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
+from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME, SIGNALS
 from rlhf_otel.detection.baselines import WARM_UP
 from rlhf_otel.replay.coverage import Unjudged, unjudged
 from rlhf_otel.replay.engine import Replay, ReplayedAnomaly
@@ -17,27 +17,32 @@ from rlhf_otel.replay.log import Log
 _FOUND: Final[dict[str, str]] = {
     Statistic.VALUE: "",
     Statistic.AVERAGE: "; its average over about 10 steps was {observed}",
-    Statistic.ZSCORE: ", {observed} usual deviations off",
-    Statistic.SHIFT: "; its average over about 10 steps was {observed} usual deviations off",
+    Statistic.ZSCORE: ", {off}",
+    Statistic.SHIFT: "; its average over about 10 steps was {off}",
     Statistic.RATIO: "; its average over about 10 steps was {observed} times the usual",
     Statistic.REFERENCE_RATIO: "; its average over about 10 steps was {observed} times that of the first {warm_up} steps",
     Statistic.BASELINE: "",
-    Statistic.CUSUM: "; its deviations from its own trend added up to {observed}",
+    Statistic.CUSUM: "; its deviations from its own trend added up to {observed} usual deviations",
     Statistic.VALUE_RATIO: ", {observed} times the usual",
 }
 """What was seen of a signal beside its value and what is usual."""
 _NEEDED: Final[dict[str, str]] = {
     Statistic.VALUE: "{signal} {op} {threshold}",
     Statistic.AVERAGE: "the average of {signal} {op} {threshold}",
-    Statistic.ZSCORE: "{signal} {op} {threshold} usual deviations off",
-    Statistic.SHIFT: "the average of {signal} {op} {threshold} usual deviations off",
+    Statistic.ZSCORE: "{signal} {than} {off}",
+    Statistic.SHIFT: "the average of {signal} {than} {off}",
     Statistic.RATIO: "the average of {signal} {op} {threshold} times the usual",
     Statistic.REFERENCE_RATIO: "the average of {signal} {op} {threshold} times that of the first steps",
     Statistic.BASELINE: "the usual {signal} {op} {threshold}",
-    Statistic.CUSUM: "the added up deviations of {signal} from its own trend {op} {threshold}",
+    Statistic.CUSUM: "deviations of {signal} from its own trend that add up to {than} {size}",
     Statistic.VALUE_RATIO: "{signal} {op} {threshold} times the usual",
 }
 _WORDS: Final = {">": "above", "<": "below"}
+USUAL: Final = (
+    "Usual is the average of about the last 100 steps, outliers and the step itself left out; a usual deviation is how far "
+    "single steps scatter about it, told from how much one commonly differs from the next."
+)
+"""What the words of :func:`why` mean."""
 FORMAT_NAMES: Final = {
     "trainer_state": "trainer_state.json",
     "journal": "journal",
@@ -93,7 +98,9 @@ def why(found: ReplayedAnomaly) -> str:
         detail = f" ({anomaly.detail})" if anomaly.detail else ""
         return f"{anomaly.signal} was {_nonfinite(anomaly.value)} at step {anomaly.step}{detail}"
     usual = "" if anomaly.baseline is None else f", usually {number(anomaly.baseline)}"
-    seen = _FOUND.get(anomaly.statistic, "").format(observed=number(anomaly.observed), warm_up=WARM_UP)
+    seen = _FOUND.get(anomaly.statistic, "").format(
+        observed=number(anomaly.observed), off=_off(anomaly.observed), warm_up=WARM_UP
+    )
     value = with_unit(anomaly.value, anomaly.signal)
     asked = evidence(found.rule_as_judged)
     return f"{anomaly.signal} was {value} at step {anomaly.step}{usual}{seen}. The rule asks for {asked}."
@@ -112,9 +119,29 @@ def _nonfinite(value: float) -> str:
 def _condition(condition: Condition) -> str:
     if isinstance(condition, NonFinite):
         return f"NaN or infinity in {' or '.join(condition.signals)}"
+    outwards = (condition.op == ">") == (condition.threshold >= 0)
     return _NEEDED[condition.statistic].format(
-        signal=condition.signal, op=_WORDS[condition.op], threshold=number(condition.threshold)
+        signal=condition.signal,
+        op=_WORDS[condition.op],
+        threshold=number(condition.threshold),
+        than="more than" if outwards else "less than",
+        off=_off(condition.threshold),
+        size=f"{number(abs(condition.threshold))} usual deviations {'down' if condition.threshold < 0 else 'up'}wards",
     )
+
+
+def _off(deviations: float | None) -> str:
+    if deviations is None:
+        return "an unknown distance from the usual"
+    return f"{number(abs(deviations))} usual deviations {'below' if deviations < 0 else 'above'} the usual"
+
+
+def meanings(found: ReplayedAnomaly) -> list[str]:
+    """What the signals are that the rule looks at."""
+    rule = found.rule_as_judged
+    names = {c.signal for c in rule.conditions if not isinstance(c, NonFinite)} or {found.anomaly.signal}
+    known = (signal for signal in SIGNALS if signal.name in names)
+    return [f"{signal.name}: {signal.help}" for signal in known]
 
 
 def span(found: ReplayedAnomaly) -> str:
