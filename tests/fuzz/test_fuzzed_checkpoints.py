@@ -65,7 +65,7 @@ FILES = [
     "tokenizer_config.json",
 ]
 CONTENT = mappings(["weight_map", "metadata", "global_step", "max_steps", "log_history", "architectures", "torch_dtype",
-                    "vocab_size", "tie_word_embeddings", "num_hidden_layers", "hidden_size", "quantization_config", "r"])  # fmt: skip
+                    "vocab_size", "tie_word_embeddings", "num_hidden_layers", "hidden_size", "r"])  # fmt: skip
 MAPPED = st.fixed_dictionaries(
     {
         "weight_map": st.dictionaries(
