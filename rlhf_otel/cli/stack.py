@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rlhf_otel.cli.saying import say
+
 if TYPE_CHECKING:
     from rlhf_otel.stack.state import State
 
@@ -71,7 +73,7 @@ def up(
     directory = (directory or state.default_directory()).resolve()
     earlier = state.read(directory)
     if earlier is not None and earlier.running and not earlier.compose:
-        click.echo("already up")
+        say("already up")
         _tell(earlier)
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ def up(
         )
     now.write(directory)
     _tell(now)
-    click.echo("`rlhf-otel doctor` checks it, `rlhf-otel down` stops it")
+    say("`rlhf-otel doctor` checks it, `rlhf-otel down` stops it")
 
 
 def _tell(now: State) -> None:
@@ -102,7 +104,7 @@ def _tell(now: State) -> None:
 
     urls = URLS if now.compose else {program.name: program.url for program in now.programs}
     for name, url in urls.items():
-        click.echo(f"{name:<16} {url}")
+        say(f"{name:<16} {url}")
 
 
 @click.command()
@@ -115,10 +117,10 @@ def down(directory: Path | None, volumes: bool) -> None:
     directory = (directory or state.default_directory()).resolve()
     now = state.read(directory)
     if now is None:
-        click.echo(f"nothing was started with {directory}")
+        say(f"nothing was started with {directory}")
         return
     if now.compose:
         containers.stop(now.compose, volumes)
     for program in reversed(now.programs):
-        click.echo(f"{program.name}: {'stopped' if program.stop() else 'had ended already'}")
+        say(f"{program.name}: {'stopped' if program.stop() else 'had ended already'}")
     (directory / state.FILE).unlink()
