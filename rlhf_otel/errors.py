@@ -29,9 +29,11 @@ Whatever fails later is a *telemetry fault*: logged once, counted, and kept away
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class RlhfOtelError(Exception):

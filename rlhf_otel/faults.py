@@ -15,7 +15,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
+from rlhf_otel.plain_text import OneLine
+
 logger = logging.getLogger("rlhf_otel")
+logger.addFilter(OneLine())
 
 PLACES: Final = (
     "actions",

@@ -61,7 +61,7 @@ def _composed(path: Path) -> yaml.Node | None:
     except OSError as error:
         raise ConfigurationError(f"rule file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"rule file {path} is not YAML: {error}") from None
+        raise ConfigurationError(f"rule file {path} is not YAML: {yaml_limits.problem(error)}") from None
 
 
 def _section(root: yaml.Node | None, path: Path) -> yaml.Node | None:

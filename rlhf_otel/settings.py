@@ -41,8 +41,8 @@ STANDARD_VARIABLES: Final[dict[str, str]] = {
 """Fields that OpenTelemetry has a variable for; ``RLHF_OTEL_*`` wins over it."""
 
 
-SECRET: Final = frozenset({"webhook_secret"})
-"""Fields whose value is never shown."""
+SECRET: Final = frozenset({"webhook_secret", "actions"})
+"""Fields whose value is never shown: of a webhook the URL can be a secret."""
 
 
 METRICS_PORT: Final = 9464
@@ -197,7 +197,8 @@ class Settings(BaseModel):
         try:
             return yaml_limits.load(value)
         except yaml.YAMLError as error:
-            raise PydanticCustomError("yaml", "Input is not YAML: {error}", {"error": str(error)}) from None
+            said = {"error": yaml_limits.problem(error)}
+            raise PydanticCustomError("yaml", "Input is not YAML: {error}", said) from None
 
     @field_validator(
         "metrics_port",
@@ -288,12 +289,12 @@ def _file(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"config file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"config file {path} is not YAML: {error}") from None
+        raise ConfigurationError(f"config file {path} is not YAML: {yaml_limits.problem(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigurationError(
-            f"config file {path} must be a mapping of settings to values, it is {content!r:.80}"
+            f"config file {path} must be a mapping of settings to values, it is a {type(content).__name__}"
         )
     if isinstance(content.get("rules"), dict):  # read again from there, since it knows the lines
         content["rules"] = Path(path)
@@ -318,8 +319,8 @@ def _where(problem: ErrorDetails) -> str:
 def _line(key: str, problems: list[ErrorDetails], given: Any, origin: str) -> str:
     if problems[0]["type"] == "extra_forbidden" and len(problems[0]["loc"]) == 1:
         known = ", ".join(sorted(Settings.model_fields))
-        return f"unknown setting {key!r} ({origin}, given {given!r}); known are: {known}"
+        return f"unknown setting {key!r} ({origin}); known are: {known}"  # its value may be a secret's
     said = " or ".join(dict.fromkeys(_where(problem) + problem["msg"] for problem in problems))
     if key in SECRET:
-        given = "(secret)"
+        given = "(not shown)"
     return f"{key} ({origin}) is {given!r}; {said}. {Settings.model_fields[key].description}"

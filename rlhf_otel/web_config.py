@@ -133,10 +133,8 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise ConfigurationError(f"web configuration {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark is not None else ""
-        said = getattr(error, "problem", None) or type(error).__name__
-        raise ConfigurationError(f"web configuration {path}{where} is not YAML: {said}") from None
+        said = yaml_limits.problem(error)
+        raise ConfigurationError(f"web configuration {path} is not YAML: {said}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

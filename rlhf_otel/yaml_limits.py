@@ -25,7 +25,14 @@ def load(text: str) -> Any:
     except yaml.YAMLError:
         raise
     except Exception as error:  # noqa: BLE001 - of values with a tag that is not theirs, PyYAML raises anything
-        raise yaml.YAMLError(f"a value that cannot be read: {error}") from None
+        raise yaml.YAMLError(f"a value that cannot be read ({type(error).__name__})") from None
+
+
+def problem(error: Exception) -> str:
+    """What is wrong, and in which line, without the line itself: it may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    said = str(getattr(error, "problem", None) or "" if isinstance(error, yaml.MarkedYAMLError) else error)
+    return (f"line {mark.line + 1}: " if mark is not None else "") + (said or type(error).__name__)
 
 
 def compose(text: str) -> yaml.Node | None:

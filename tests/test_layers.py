@@ -16,6 +16,7 @@ FLOOR = {
     "errors": 0,
     "faults": 0,
     "json_text": 0,
+    "plain_text": 0,
     "catalogue": 0,
     "records": 1,
     "action_settings": 1,

@@ -11,9 +11,14 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Collection
+from typing import Final
 from urllib.parse import urlsplit
 
 from rlhf_otel.action_settings import LOOPBACK
+
+_EMBEDDING: Final = tuple(
+    map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96"))
+)
 
 
 class AddressError(OSError):
@@ -61,7 +66,14 @@ def public(address: str) -> bool:
     """Whether an IP address is one of the open internet, also when it is IPv4 written as IPv6."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
-        mapped = parsed.ipv4_mapped or parsed.sixtofour
+        mapped = parsed.ipv4_mapped or parsed.sixtofour or _embedded(parsed)
         if mapped is not None:
             return public(str(mapped))
     return parsed.is_global and not parsed.is_multicast
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a translator (RFC 6052, RFC 8215) or an old notation (``::a.b.c.d``) has in the last 32 bits."""
+    if any(address in network for network in _EMBEDDING):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None

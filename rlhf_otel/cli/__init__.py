@@ -19,6 +19,7 @@ from rlhf_otel.cli.replay import replay
 from rlhf_otel.cli.report import report
 from rlhf_otel.cli.reproduce import reproduce
 from rlhf_otel.cli.reward import reward
+from rlhf_otel.cli.saying import say
 from rlhf_otel.cli.stack import down, up
 from rlhf_otel.cli.top import top
 from rlhf_otel.cli.trace import trace
@@ -57,5 +58,5 @@ def main() -> None:
     try:
         commands()
     except RlhfOtelError as error:
-        click.echo(f"rlhf-otel: {error}", err=True)
+        say(f"rlhf-otel: {error}", err=True)
         sys.exit(1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlhf_otel.cli.log_options import ALGORITHM, LOG_PATH, RULE_FILE
+from rlhf_otel.cli.saying import say
 
 if TYPE_CHECKING:
     from rlhf_otel.replay import Log
@@ -77,7 +78,7 @@ def backfill(
     found = series.Backfill(replayed, identity, placed, job or series.JOB).run(steps, log.end)
     made = blocks.create(found.lines(), data_dir, promtool)
     said = f" ({placed.label} times)" if placed.label else ""
-    click.echo(
+    say(
         f"{len(made)} blocks with {len(found)} series and {found.samples} samples, {placed.span}{said}.\n"
         f'Prometheus shows them within a minute or two: {{job="{job or series.JOB}", run_id="{identity.run_id}"}}'
     )

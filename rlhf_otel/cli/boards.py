@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from rlhf_otel.cli.addresses import address
+from rlhf_otel.cli.saying import say
 from rlhf_otel.errors import BoardError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -63,7 +64,7 @@ def preview(
         values = {"job": ".+", "team": ".*", "rank": ".+", "run": shown}
         path = out / f"{board.uid}.png"
         picture(json.loads(dashboard_json(board, "docs/runbooks")), prometheus, values, span, path)
-        click.echo(f"{path}: {shown}")
+        say(f"{path}: {shown}")
 
 
 def _seconds(text: str) -> int:

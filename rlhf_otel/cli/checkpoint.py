@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from rlhf_otel.cli.saying import say
+
 if TYPE_CHECKING:
     from rlhf_otel.checkpoints import Inspection
 
@@ -66,7 +68,7 @@ def inspect(
         raise click.UsageError("--alone and --against exclude each other")
     before = None if alone else against or checkpoints.previous(path)
     found = checkpoints.inspect(path, before, state=not no_state, threads=threads)
-    click.echo(text.inspected(found) if form == "text" else json_text.inspected(found), nl=False)
+    say(text.inspected(found) if form == "text" else json_text.inspected(found), nl=False)
     _exit([found])
 
 
@@ -85,7 +87,7 @@ def diff(before: Path, after: Path, reference: Path | None, top: int, threads: i
     from rlhf_otel.checkpoints.reports import json_text, text
 
     found = compare(before, after, reference, threads=threads)
-    click.echo(text.compared(found, top) if form == "text" else json_text.compared(found), nl=False)
+    say(text.compared(found, top) if form == "text" else json_text.compared(found), nl=False)
     _exit([found.after])
 
 
@@ -110,11 +112,11 @@ def watch(directory: Path, once: bool, interval: float, form: str) -> None:
     try:
         for found in watched.inspections(once):
             seen.append(found)
-            click.echo(text.watched(found) if form == "text" else json_text.line(found))
+            say(text.watched(found) if form == "text" else json_text.line(found))
     except KeyboardInterrupt:
         pass
     for problem in watched.failures.values():
-        click.echo(f"rlhf-otel: {problem}", err=True)
+        say(f"rlhf-otel: {problem}", err=True)
     if watched.failures:
         raise click.exceptions.Exit(1)
     _exit(seen)

@@ -9,6 +9,7 @@ import click
 
 from rlhf_otel.cli.addresses import address
 from rlhf_otel.cli.http_options import client_of, http_config_option
+from rlhf_otel.cli.saying import say
 
 
 @click.command()
@@ -49,13 +50,11 @@ def doctor(
     for finding in examine(question):
         found.append(finding)
         if not as_json:
-            click.echo(f"{finding.level:<8} {finding.check}: {finding.said}")
+            say(f"{finding.level:<8} {finding.check}: {finding.said}")
             if finding.remedy:
-                click.echo(f"{'':<8}   -> {finding.remedy}")
+                say(f"{'':<8}   -> {finding.remedy}")
     problems = [finding for finding in found if finding.level is Level.PROBLEM]
     if as_json:
-        click.echo(
-            json.dumps({"problems": len(problems), "findings": [each._asdict() for each in found]}, indent=2)
-        )
+        say(json.dumps({"problems": len(problems), "findings": [each._asdict() for each in found]}, indent=2))
     if problems:
         raise click.exceptions.Exit(1)

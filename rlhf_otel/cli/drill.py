@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlhf_otel.cli.addresses import address
+from rlhf_otel.cli.saying import say
 
 if TYPE_CHECKING:
     from rlhf_otel.drill.legs import Leg
@@ -88,13 +89,13 @@ def drill(
         arrived = under_way.run((lambda _: None) if as_json else _tell)
     if as_json:
         legs = [leg._asdict() for leg in under_way.legs]
-        click.echo(json.dumps({"run_id": marked.run_id, "delivered": arrived, "legs": legs}, indent=2))
+        say(json.dumps({"run_id": marked.run_id, "delivered": arrived, "legs": legs}, indent=2))
     elif arrived:
-        click.echo(f"{marked.run_id}: all the way in {sum(leg.seconds for leg in under_way.legs):.1f} s")
+        say(f"{marked.run_id}: all the way in {sum(leg.seconds for leg in under_way.legs):.1f} s")
     if not arrived:
         raise click.exceptions.Exit(1)
 
 
 def _tell(leg: Leg) -> None:
     mark = "" if leg.reached else "NOT "
-    click.echo(f"{mark}{leg.name:<10} {leg.seconds:6.1f} s  {leg.said}")
+    say(f"{mark}{leg.name:<10} {leg.seconds:6.1f} s  {leg.said}")

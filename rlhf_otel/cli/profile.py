@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from rlhf_otel.cli.saying import say
+
 
 @click.command()
 @click.option("--pid", type=click.IntRange(min=1), required=True, help="The training process, of any rank.")
@@ -29,4 +31,4 @@ def profile(pid: int, steps: int, timeout: float) -> None:
     from rlhf_otel.profiling.requests import ask
 
     path = ask(pid, steps, timeout)
-    click.echo(f"wrote {path}: open it in ui.perfetto.dev or chrome://tracing")
+    say(f"wrote {path}: open it in ui.perfetto.dev or chrome://tracing")

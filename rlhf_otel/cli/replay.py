@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rlhf_otel.cli.log_options import ALGORITHM, ANOMALIES_FOUND, LOG_PATH, RULE_FILE
+from rlhf_otel.cli.saying import say
 
 
 @click.command()
@@ -46,7 +47,7 @@ def replay(path: Path, algorithm: str, rule_file: Path | None, form: str, fail_o
     log = open_log(path, algorithm=algorithm)
     replayed.observe_all(log.records)
     check_has_steps(log, replayed.steps)
-    click.echo(FORMATS[form](Report(log, replayed)), nl=False)
+    say(FORMATS[form](Report(log, replayed)), nl=False)
     order = list(Severity)  # the worst first
     if any(
         order.index(found.anomaly.severity) <= order.index(Severity(fail_on)) for found in replayed.anomalies

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rlhf_otel.cli.log_options import ALGORITHM, RULE_FILE
+from rlhf_otel.cli.saying import say
 
 
 @click.command()
@@ -40,6 +41,6 @@ def report(
     rules = rules_of(rule_file)
     stories = [reports.read(path, algorithm, rules) for path in paths]
     if form is not None:
-        click.echo(reports.text_of(stories, form), nl=False)
+        say(reports.text_of(stories, form), nl=False)
     for out in outs or (() if form is not None else (Path("report.html"),)):
-        click.echo(f"{reports.write(stories, out)} ({out.stat().st_size / 1e6:.1f} MB)", err=form is not None)
+        say(f"{reports.write(stories, out)} ({out.stat().st_size / 1e6:.1f} MB)", err=form is not None)

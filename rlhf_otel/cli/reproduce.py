@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import click
 
+from rlhf_otel.cli.saying import say
+
 NOT_REPRODUCED: Final = 3
 
 
@@ -42,17 +44,15 @@ def reproduce(bundle: Path, model: str | None, look: bool, form: str) -> None:
 
     opened = read(bundle)
     if look:
-        click.echo(
-            json.dumps(opened.facts, indent=1) if form == "json" else contents(opened), nl=form == "json"
-        )
+        say(json.dumps(opened.facts, indent=1) if form == "json" else contents(opened), nl=form == "json")
         return
     from rlhf_otel.guard.replaying import replay
 
     replayed = replay(opened, model)
     if form == "json":
-        click.echo(json.dumps(_fields(replayed), indent=1))
+        say(json.dumps(_fields(replayed), indent=1))
     else:
-        click.echo(contents(opened) + report(replayed), nl=False)
+        say(contents(opened) + report(replayed), nl=False)
     if not replayed.findings:
         raise click.exceptions.Exit(NOT_REPRODUCED)
 

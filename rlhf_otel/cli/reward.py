@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from rlhf_otel.cli.saying import say
+
 if TYPE_CHECKING:
     from rlhf_otel.reward_model.comparison import Compared, Comparison
 
@@ -47,7 +49,7 @@ def compare(a: str, b: str, data: Path, by: tuple[str, ...], form: str) -> None:
     found = comparison.compare(scoring.scores_of(a, rows, data), scoring.scores_of(b, rows, data), labels)
     if found is None:
         raise RewardModelError(f"{data} has fewer than {comparison.LEAST} rows with both scores")
-    click.echo(_as_json(found) if form == "json" else _as_text(found, a, b))
+    say(_as_json(found) if form == "json" else _as_text(found, a, b))
     sys.exit(0 if (found.whole.rank_correlation or 0.0) >= comparison.AGREE else DIFFERENT)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rlhf_otel.cli.saying import say
+
 if TYPE_CHECKING:
     from rlhf_otel.stack.state import State
 
@@ -74,7 +76,7 @@ def up(
     given, directory = directory, (directory or state.default_directory()).resolve()
     earlier = state.read(directory)
     if earlier is not None and earlier.running and not earlier.compose:
-        click.echo("already up, as it was started; to start it otherwise, `rlhf-otel down` first")
+        say("already up, as it was started; to start it otherwise, `rlhf-otel down` first")
         _tell(earlier)
         return
     who = load(paging_file) if paging_file is not None else None
@@ -105,7 +107,7 @@ def up(
     _tell(now)
     elsewhere = f" --dir {shlex.quote(str(given))}" if given is not None else ""
     asked = f" --prometheus {now.url('prometheus')}" if elsewhere and now.programs else ""
-    click.echo(f"`rlhf-otel doctor{asked}` checks it, `rlhf-otel down{elsewhere}` stops it")
+    say(f"`rlhf-otel doctor{asked}` checks it, `rlhf-otel down{elsewhere}` stops it")
 
 
 def _make(directory: Path) -> None:
@@ -122,7 +124,7 @@ def _tell(now: State) -> None:
 
     urls = URLS if now.compose else {program.name: program.url for program in now.programs}
     for name, url in urls.items():
-        click.echo(f"{name:<16} {url}")
+        say(f"{name:<16} {url}")
 
 
 @click.command()
@@ -135,10 +137,10 @@ def down(directory: Path | None, volumes: bool) -> None:
     directory = (directory or state.default_directory()).resolve()
     now = state.read(directory)
     if now is None:
-        click.echo(f"nothing was started with {directory}")
+        say(f"nothing was started with {directory}")
         return
     if now.compose:
         containers.stop(now.compose, volumes)
     for program in reversed(now.programs):
-        click.echo(f"{program.name}: {'stopped' if program.stop() else 'had ended already'}")
+        say(f"{program.name}: {'stopped' if program.stop() else 'had ended already'}")
     (directory / state.FILE).unlink()

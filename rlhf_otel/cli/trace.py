@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from rlhf_otel.cli.saying import say
+
 
 class _Range(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click alone
     """``7`` or ``7:12``, both ends included."""
@@ -55,8 +57,8 @@ def trace(paths: tuple[Path, ...], slowest: int, chosen: range | None, export: P
         numbers = [step.step for step in steps]
         raise TraceError(f"none of these steps was found; there are {min(numbers)} to {max(numbers)}")
     if export is None:
-        click.echo(report(together, explained, slowest), nl=False)
+        say(report(together, explained, slowest), nl=False)
         return
     exported = [step for step in steps if chosen is None or step.step in chosen]
     write_file(export, exported, together.run_id)
-    click.echo(f"wrote {len(exported)} steps to {export}: open it in ui.perfetto.dev or chrome://tracing")
+    say(f"wrote {len(exported)} steps to {export}: open it in ui.perfetto.dev or chrome://tracing")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlhf_otel.cli.log_options import ALGORITHM, ANOMALIES_FOUND, LOG_PATH, RULE_FILE
+from rlhf_otel.cli.saying import say
 
 if TYPE_CHECKING:
     from rlhf_otel.replay import Log, Replay
@@ -53,9 +54,9 @@ def watch(
     with _ended_by_signals(following):
         _await_content(path, following)
         log = open_log(path, following, algorithm)
-        click.echo(f"watching {log.path} ({log.format}); Ctrl-C ends it", err=True)
+        say(f"watching {log.path} ({log.format}); Ctrl-C ends it", err=True)
         _follow(log, replayed, following, form)
-    click.echo(_last_words(log, replayed), err=True)
+    say(_last_words(log, replayed), err=True)
     if replayed.anomalies:
         raise click.exceptions.Exit(ANOMALIES_FOUND)
 
@@ -93,7 +94,7 @@ def _follow(log: Log, replayed: Replay, following: Following, form: str) -> None
     for record in log.records:
         following.news()
         for found in replayed.observe(record):
-            click.echo(json_line(found) if form == "json" else block(found) + "\n")
+            say(json_line(found) if form == "json" else block(found) + "\n")
         if following.stop.is_set():
             return
 

@@ -22,6 +22,7 @@ from prometheus_client.samples import Exemplar
 from rlhf_otel import faults
 from rlhf_otel.catalogue.metrics import METRICS, STEP_DURATION_BUCKETS, Metric, MetricType
 from rlhf_otel.exporters.run_samples import SAMPLES, Sample
+from rlhf_otel.plain_text import shown
 from rlhf_otel.records import HistogramState, RunView
 
 
@@ -64,8 +65,9 @@ def _family(metric: Metric, views: Sequence[RunView]) -> Family:
 
 
 def _encodable(label: str) -> str:
-    """Half of a surrogate pair, in a log key, a function's name or a path, cannot be encoded."""
-    return label if label.isascii() else label.encode("utf-8", "backslashreplace").decode()
+    """Half of a surrogate pair, in a log key, a function's name or a path, cannot be encoded; and what a control character
+    does is nobody's name."""
+    return label if label.isascii() and label.isprintable() else shown(label)
 
 
 def _labels(metric: Metric) -> list[str]:

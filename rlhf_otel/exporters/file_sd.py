@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from rlhf_otel import faults
+from rlhf_otel.plain_text import shown
 from rlhf_otel.records import RunIdentity
 
 LABELS: Final = ("run_id", "rank", "team", "cluster")
@@ -106,7 +107,7 @@ def scheme_of(url: str) -> str:
 
 def _content(identity: RunIdentity, target: str, scheme: str) -> str:
     values = (identity.run_id, str(identity.rank), identity.team, identity.cluster)
-    labels = {**dict(zip(LABELS, values, strict=True)), HOST_LABEL: socket.gethostname()}
+    labels = {**dict(zip(LABELS, map(shown, values), strict=True)), HOST_LABEL: socket.gethostname()}
     if scheme != "http":
         labels[SCHEME_LABEL] = scheme
     return json.dumps([{"targets": [target], "labels": labels}]) + "\n"

@@ -99,7 +99,7 @@ def load(path: Path) -> HttpClient:
     except OSError as error:
         raise ConfigurationError(f"{error.filename or path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"{path} is not YAML: {type(error).__name__}") from None
+        raise ConfigurationError(f"{path} is not YAML: {yaml_limits.problem(error)}") from None
 
 
 def _context(said: _TLS, beside: Path) -> ssl.SSLContext:

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.errors import FOREIGN, ServerError
+from rlhf_otel.plain_text import shown
 from rlhf_otel.servers.http import get
 from rlhf_otel.servers.http_client import HttpClient
 from rlhf_otel.top.picture import Picture
@@ -68,7 +69,11 @@ class EndpointWatch:
     def _taken(self, text: str) -> list[Picture]:
         """Rank 0 has the run's series; labels say whose the others are."""
         fresh: dict[str, Picture] = {}
-        found = [(s.name, s.labels, s.value) for f in text_string_to_metric_families(text) for s in f.samples]
+        found = [
+            (s.name, {name: shown(label) for name, label in s.labels.items()}, s.value)
+            for f in text_string_to_metric_families(text)
+            for s in f.samples
+        ]
         ranks = {
             labels["run_id"]: int(labels.get("rank", 0))
             for name, labels, _ in found

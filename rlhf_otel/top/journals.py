@@ -6,13 +6,15 @@ rule of the run's own counts as active for as long as one stays so after a breac
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from rlhf_otel.catalogue.rule import LATCH_STEPS
-from rlhf_otel.errors import JournalError
+from rlhf_otel.errors import FOREIGN, JournalError
 from rlhf_otel.exporters.journal import journal_files
 from rlhf_otel.exporters.journal_lines import decode
 from rlhf_otel.exporters.journal_records import Record
+from rlhf_otel.plain_text import shown
 from rlhf_otel.replay import Replay
 from rlhf_otel.replay.readers.journal import step_of
 from rlhf_otel.slow_steps.explanation import own_times
@@ -55,14 +57,15 @@ class JournalWatch:
             record["type"]
         )
         if take is not None:
-            take(record)
+            with contextlib.suppress(*FOREIGN):  # a record that is not as we write them says nothing here
+                take(record)
 
     def _run(self, record: Record) -> None:
         picture = self._picture
-        if record["run_id"] != picture.run:
-            picture = self._picture = Picture(record["run_id"], record.get("rank", 0))
+        if shown(record["run_id"]) != picture.run:
+            picture = self._picture = Picture(shown(record["run_id"]), record.get("rank", 0))
             self._judge = Replay()
-        picture.name, picture.algorithm = record.get("run_name", ""), record.get("algorithm", "")
+        picture.name, picture.algorithm = shown(record.get("run_name", "")), record.get("algorithm", "")
         picture.planned = max(int(record.get("config", {}).get("max_steps") or 0), 0)
         picture.state = "running"
 

@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from views import NOW_NS, complete_view, grpo_view, view_of
 
-from rlhf_otel import faults
+from rlhf_otel import faults, plain_text
 from rlhf_otel.catalogue.metrics import METRIC_BY_NAME, METRICS, MetricType
 from rlhf_otel.catalogue.rules import RULES, Severity
 from rlhf_otel.catalogue.signals import SIGNALS
@@ -297,7 +297,7 @@ def labelled(text: str) -> RunView:
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_any_text_as_a_label_leaves_the_scrape_whole(text: str) -> None:
-    shown = text.encode("utf-8", "backslashreplace").decode()
+    shown = plain_text.shown(text)
     view = labelled(text)
     for found in (parse_text(as_text(view)), parse_openmetrics(as_openmetrics(view))):
         samples = {sample.name: sample.labels for family in found for sample in family.samples}
@@ -311,9 +311,9 @@ def test_any_text_as_a_label_leaves_the_scrape_whole(text: str) -> None:
 
 @given(st.text(st.characters(), max_size=30))
 @settings(max_examples=50)
-def test_a_label_is_read_back_as_it_was(text: str) -> None:
+def test_a_label_is_read_back_as_it_is_shown(text: str) -> None:
     view = RunView(RunIdentity("r"), Snapshot(unmapped={text: 1.0}))
-    expected = text.encode("utf-8", "backslashreplace").decode()
+    expected = plain_text.shown(text)
     for found in (parse_text(as_text(view)), parse_openmetrics(as_openmetrics(view))):
         (family,) = [family for family in found if family.name == "rlhf_trainer_metric"]
         assert [sample.labels.get("key", "") for sample in family.samples] == [expected]

@@ -65,8 +65,17 @@ FILES = [
     "tokenizer_config.json",
 ]
 CONTENT = mappings(
-    ["weight_map", "metadata", "global_step", "max_steps", "log_history", "architectures", "torch_dtype", "vocab_size"]
-    + ["tie_word_embeddings", "num_hidden_layers", "hidden_size", "quantization_config", "r"]
+    [
+        "weight_map",
+        "metadata",
+        "global_step",
+        "max_steps",
+        "log_history",
+        "architectures",
+        "torch_dtype",
+        "vocab_size",
+    ]
+    + ["tie_word_embeddings", "num_hidden_layers", "hidden_size", "r"]
 )
 MAPPED = st.fixed_dictionaries(
     {

@@ -20,6 +20,7 @@ from rlhf_otel.replay import open_log, run
 from rlhf_otel.report.reading import read as read_story
 from rlhf_otel.report.writing import text_of
 from rlhf_otel.slow_steps.reading import read_steps
+from rlhf_otel.top.journals import JournalWatch
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -118,6 +119,7 @@ def test_any_records_of_a_journal(records: list[dict[str, Any]], begins: bool, t
     (tmp_path / "journal-00000.jsonl").write_text("".join(json.dumps(record) + "\n" for record in said))
     read_all(tmp_path)
     lost_seconds(tmp_path, "r", 1.0)
+    JournalWatch(tmp_path).look()
 
 
 EVENT_KEYS = ["name", "ph", "cat", "ts", "dur", "pid", "tid", "args"]

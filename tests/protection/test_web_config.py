@@ -83,7 +83,7 @@ def test_it_is_what_prometheus_exporters_take(folder: Path, text: str) -> None:
         ("basic_auth_users: [a]", "basic_auth_users: Input should be"),
         ("bearer_tokens:\n" + "".join(f"  t{i}: {HASH}\n" for i in range(9)), "at most 8"),
         ("- a", "must be a mapping"),
-        ("a: [", "web.yaml:1 is not YAML"),
+        ("a: [", "web.yaml is not YAML: line 1: "),
         ("a: &a [*a]", "is not YAML"),
     ],
 )
