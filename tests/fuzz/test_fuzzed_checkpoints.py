@@ -74,8 +74,11 @@ CONTENT = mappings(
         "architectures",
         "torch_dtype",
         "vocab_size",
+        "tie_word_embeddings",
+        "num_hidden_layers",
+        "hidden_size",
+        "r",
     ]
-    + ["tie_word_embeddings", "num_hidden_layers", "hidden_size", "r"]
 )
 MAPPED = st.fixed_dictionaries(
     {
