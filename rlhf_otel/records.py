@@ -255,6 +255,15 @@ class TelemetryCounts(NamedTuple):
     scrape_s: float = 0.0
 
 
+class OpenPhase(NamedTuple):
+    """Where the training thread is now."""
+
+    phase: str
+    """Name in the catalogue, as people are told it."""
+    seconds: float
+    """Time since it entered it."""
+
+
 class RunView(NamedTuple):
     """A run as a scrape sees it: the last step's snapshot, and what changes between steps."""
 
@@ -289,3 +298,5 @@ class RunView(NamedTuple):
     """Phase to seconds on the device; empty where none has a clock."""
     updates_dropped: int | None = None
     """By the guard; None without one."""
+    open_phase: OpenPhase | None = None
+    """None once the run has ended."""

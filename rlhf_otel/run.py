@@ -269,6 +269,7 @@ class Run:
         counts = self.seams.reward_functions
         phases = self.ledger.totals()
         rewards = self.rewards.latest if self.rewards is not None else Judgement()
+        end = self.pipeline.end_of_run
         return RunView(
             self._run_identity,
             self.pipeline.snapshot,
@@ -281,7 +282,7 @@ class Run:
             dict(counts.nonfinite),
             self.system.latest,
             self.pipeline.telemetry(*serving.scrapes()),
-            self.pipeline.end_of_run,
+            end,
             actions=self.actions.counts if self.actions is not None else {},
             checkpoint=self.analysis.latest if self.analysis is not None else None,
             checkpoint_analyses=dict(self.analysis.outcomes) if self.analysis is not None else {},
@@ -290,6 +291,7 @@ class Run:
             rewards_dropped=rewards.dropped,
             device_seconds=getattr(self.recorder, "device_seconds", {}),
             updates_dropped=self.guard.dropped if self.guard is not None else None,
+            open_phase=self.ledger.open_phase() if end is None else None,
         )
 
     def _sample_signals(self) -> Samples | None:
