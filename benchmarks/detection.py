@@ -183,10 +183,10 @@ What to keep in mind:
   in real runs with a `RewardModelMonitor`.
 """
 
-LATE: Final = """Abrupt faults that took longer than three steps, and how many: {said}. `RewardDrop` asks for three steps in a row, each 5 usual
-deviations below the usual. Inverted, this reward falls by some 6 to 8, and its steps scatter by 1: in some runs one of the
-first three is not low enough, and the count begins anew. Two steps, or a nearer threshold, would make tickets of single
-odd batches of healthy runs.
+LATE: Final = """Abrupt faults that took longer than three steps, and how many: {said}. `RewardDrop` asks for three steps in a row, each
+5 usual deviations below the usual. Inverted, this reward falls by some 6 to 8, and its steps scatter by 1: in some runs one
+of the first three is not low enough, and the count begins anew. Two steps, or a nearer threshold, would make tickets of
+single odd batches of healthy runs.
 """
 
 
