@@ -183,10 +183,11 @@ What to keep in mind:
   in real runs with a `RewardModelMonitor`.
 """
 
-LATE: Final = """Abrupt faults that took longer than three steps, and how many: {said}. `RewardDrop` asks for three steps in a row, each 5 usual
-deviations below the usual. Inverted, this reward falls by some 6 to 8, and its steps scatter by 1: in some runs one of the
-first three is not low enough, and the count begins anew. Two steps, or a nearer threshold, would make tickets of single
-odd batches of healthy runs.
+LATE: Final = """
+Abrupt faults that took longer than three steps, and how many: {said}. `RewardDrop` asks for three steps in a row, each
+5 usual deviations below the usual. Inverted, this reward falls by some 6 to 8, and its steps scatter by 1: in some runs one
+of the first three is not low enough, and the count begins anew. Two steps, or a nearer threshold, would make tickets of
+single odd batches of healthy runs.
 """
 
 
@@ -271,7 +272,7 @@ def markdown(results: dict[str, dict[str, Score] | str], seeds: int) -> str:
             said = ", ".join(f"{rule} {count}" for rule, count in own.false_names.most_common())
             parts.append(f"False alarms of rlhf_otel, by rule: {said}.\n")
         if own.late:
-            parts.append(LATE.format(said=", ".join(own.late)))
+            parts.append(LATE.lstrip().format(said=", ".join(own.late)))
         if own.borderline:
             tools = {tool: score for tool, score in result.items() if tool != HELD_OUT_ROW}
             said = ", ".join(f"{tool} {score.borderline_alarmed}" for tool, score in tools.items())
