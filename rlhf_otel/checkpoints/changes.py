@@ -42,7 +42,14 @@ def change_findings(moved: Sequence[Moved], before: str) -> Iterator[Finding]:
         said = f"cosine {total.cosine:.3f}, relative drift {total.drift:.3g} from {before}"
         yield Finding("replaced-weights", "all weights", said)
         return
+    if total.drift >= limits.LARGE_DRIFT and not has_adapter(moved):
+        yield Finding("large-drift", "all weights", f"relative drift {total.drift:.3g} from {before}")
     yield from _replaced(moved, before)
+
+
+def has_adapter(moved: Sequence[Moved]) -> bool:
+    """Whether these are factors of an adapter, whose B begins at zero and moves far at first."""
+    return any(adapter_part(one.tensor.name) for one in moved)
 
 
 def _replaced(moved: Sequence[Moved], before: str) -> Iterator[Finding]:
