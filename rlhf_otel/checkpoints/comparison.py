@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from rlhf_otel.checkpoints.changes import Moved, together
 from rlhf_otel.checkpoints.contents import open_checkpoint
 from rlhf_otel.checkpoints.inspection import Inspection, inspect
 from rlhf_otel.checkpoints.measuring import Change, measure
-from rlhf_otel.checkpoints.naming import layer_of
+from rlhf_otel.checkpoints.naming import layer_of, module_in_the_model
 from rlhf_otel.checkpoints.spectrum import Spectrum
 from rlhf_otel.checkpoints.statistics import Moments
+from rlhf_otel.checkpoints.stored import StoredTensor
 from rlhf_otel.checkpoints.weight_findings import Weight
 from rlhf_otel.errors import CheckpointError
 
@@ -83,9 +84,12 @@ def _adapters_of(path: Path) -> dict[str, Spectrum]:
 def drift_from(inspection: Inspection, reference: Path, threads: int | None = None) -> Change:
     """Change of an inspected checkpoint's weights against a reference model.
 
-    Raises CheckpointError where that cannot be read, or has no tensor of the same name and shape.
+    Of an adapter: of the weights that it adapts, by its updates. Raises CheckpointError where the reference cannot be
+    read, or has no tensor of the same name and shape, or none that is adapted.
     """
     known = {tensor.name: tensor for tensor in open_checkpoint(reference).tensors}
+    if inspection.adapters:
+        return _by_adapters(inspection, known, reference, threads)
     pairs = [
         (weight.tensor, known[weight.name])
         for weight in inspection.weights
@@ -100,3 +104,21 @@ def drift_from(inspection: Inspection, reference: Path, threads: int | None = No
     if not moved:
         raise CheckpointError(f"{reference} has no tensor in common with {inspection.path}")
     return together(moved)
+
+
+def _by_adapters(
+    inspection: Inspection, known: Mapping[str, StoredTensor], reference: Path, threads: int | None
+) -> Change:
+    """‖s·B·A‖ over ‖W‖ of the adapted modules; the cosine is not known without forming the product."""
+    adapted = [
+        (known[name], spectrum)
+        for module, spectrum in inspection.adapters.items()
+        if (name := f"{module_in_the_model(module)}.weight") in known and not known[name].dtype.is_code
+    ]
+    measured = measure([(tensor, None) for tensor, _ in adapted], threads)
+    if not adapted or any(one.error for one in measured):
+        raise CheckpointError(f"{reference} has no weights that {inspection.path} adapts")
+    size = sum(tensor.count for tensor, _ in adapted)
+    square = sum(spectrum.norm**2 for _, spectrum in adapted)
+    before = sum(one.moments.square for one in measured)
+    return Change(square, before, changed=size if square else 0, size=size)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from rlhf_otel.catalogue.checkpoints import band_of
+from rlhf_otel.catalogue.checkpoints import LARGE_DRIFT, band_of
 from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.checkpoints.changes import has_adapter
+from rlhf_otel.checkpoints.comparison import Comparison
 from rlhf_otel.checkpoints.inspection import Inspection
 from rlhf_otel.checkpoints.measuring import Change
 
@@ -27,15 +28,18 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def verdict(found: Inspection) -> Verdict:
-    """Of a checkpoint that was compared with the one before it: by its findings, then by how far it moved."""
-    if found.worth_attention:
-        worst = found.findings[0]
-        more = len([one for one in found.findings if one.severity is not Severity.INFO]) - 1
-        also = f", and {more} more finding{'s' if more > 1 else ''}" if more else ""
-        worry = Worry.YES if worst.severity is Severity.CRITICAL else Worry.LOOK
-        return Verdict(worry, f"{worst.kind.meaning} ({worst.where}{also})")
-    if has_adapter(found.moved):
+def verdict(found: Comparison) -> Verdict:
+    """By the findings about the later one, then by its distance from the reference, then by how far it moved."""
+    if found.after.worth_attention:
+        return _of_the_findings(found.after)
+    away = found.reference_change
+    if away is not None and away.drift >= LARGE_DRIFT:
+        return Verdict(
+            Worry.LOOK,
+            f"the weights are {_percent(away.drift)} of their norm away from the reference, further than fine-tuning goes; "
+            "look at KL and evaluation",
+        )
+    if has_adapter(found.after.moved):
         return Verdict(
             Worry.NO,
             "no module stands out; an adapter's B begins at zero and moves far at first, which is usual",
@@ -43,22 +47,29 @@ def verdict(found: Inspection) -> Verdict:
     return _of_the_move(found.change)
 
 
+def _of_the_findings(found: Inspection) -> Verdict:
+    worst = found.findings[0]
+    more = sum(one.severity is not Severity.INFO for one in found.findings) - 1
+    also = f", and {more} more finding{'s' if more > 1 else ''}" if more else ""
+    worry = Worry.YES if worst.severity is Severity.CRITICAL else Worry.LOOK
+    return Verdict(worry, f"{worst.kind.meaning} ({worst.where}{also})")
+
+
+def _of_the_move(change: Change) -> Verdict:
+    band = band_of(change.drift)
+    moved = f"the weights moved by {_percent(change.drift)} of their norm"
+    if band.is_usual:
+        return Verdict(Worry.NO, f"{moved}, which is {band.judgement}, and no tensor stands out")
+    changed = f" ({_percent(change.changed_ratio)} of the numbers changed)"
+    return Verdict(Worry.LOOK, f"{moved}{changed}: {band.judgement}; {band.advice}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%"
+
+
 def judgement(change: Change) -> str:
     """A few words on how far weights moved."""
     if not change.changed:
         return "nothing changed"
     return band_of(change.drift).judgement if change.drift else "nothing changed but what is not finite"
-
-
-def _of_the_move(change: Change) -> Verdict:
-    moved = (
-        f"the weights moved by {change.drift:.2%} of their norm"
-        if change.drift >= 1e-4
-        else (
-            f"the weights moved by {change.drift:.2g} of their norm, and {change.changed_ratio:.2%} of the numbers changed"
-        )
-    )
-    band = band_of(change.drift)
-    if band.is_usual:
-        return Verdict(Worry.NO, f"{moved}, which is {band.judgement}, and no tensor stands out")
-    return Verdict(Worry.LOOK, f"{moved}: {band.judgement}; {band.advice}")

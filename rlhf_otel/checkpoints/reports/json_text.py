@@ -25,7 +25,7 @@ def compared(found: Comparison) -> str:
     """Two checkpoints, with every layer and tensor."""
     content = {
         **summary(found.after),
-        "verdict": verdict(found.after)._asdict(),
+        "verdict": verdict(found)._asdict(),
         "reference": str(found.reference) if found.reference is not None else None,
         "reference_change": _change(found.reference_change),
         "layers": {name: _change(change) for name, change in found.layers.items()},

@@ -38,7 +38,7 @@ def inspected(found: Inspection) -> str:
 
 def compared(found: Comparison, top: int) -> str:
     """Two checkpoints: whether to worry, then the layers and tensors that moved most."""
-    said = verdict(found.after)
+    said = verdict(found)
     parts = [
         headline(found.after),
         *textwrap.wrap(_shown(f"Worry? {said.worry.capitalize()}: {said.reason}."), WIDTH),
@@ -66,7 +66,7 @@ def _moved_layers(found: Comparison, top: int) -> Iterator[str]:
     still = [name for name, change in found.layers.items() if not change.changed]
     if layers and still:
         more = f" and {len(still) - MAX_STILL} more" if len(still) > MAX_STILL else ""
-        yield from _field("did not change:", ", ".join(still[:MAX_STILL]) + more)
+        yield from textwrap.wrap(_shown(f"did not change: {', '.join(still[:MAX_STILL])}{more}"), WIDTH)
 
 
 def _moved_tensors(found: Comparison, top: int) -> Iterator[str]:
