@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rlhf_otel.catalogue.checkpoints import LARGE_DRIFT, band_of
 from rlhf_otel.catalogue.rules import Severity
-from rlhf_otel.checkpoints.changes import has_adapter
+from rlhf_otel.checkpoints.changes import has_adapter, of_matrices
 from rlhf_otel.checkpoints.comparison import Comparison
 from rlhf_otel.checkpoints.inspection import Inspection
 from rlhf_otel.checkpoints.measuring import Change
@@ -44,7 +44,7 @@ def verdict(found: Comparison) -> Verdict:
             Worry.NO,
             "no module stands out; an adapter's B begins at zero and moves far at first, which is usual",
         )
-    return _of_the_move(found.change)
+    return _of_the_move(of_matrices(found.after.moved))
 
 
 def _of_the_findings(found: Inspection) -> Verdict:
@@ -57,7 +57,7 @@ def _of_the_findings(found: Inspection) -> Verdict:
 
 def _of_the_move(change: Change) -> Verdict:
     band = band_of(change.drift)
-    moved = f"the weights moved by {_percent(change.drift)} of their norm"
+    moved = f"the matrices moved by {_percent(change.drift)} of their norm"
     if band.is_usual:
         return Verdict(Worry.NO, f"{moved}, which is {band.judgement}, and no tensor stands out")
     changed = f" ({_percent(change.changed_ratio)} of the numbers changed)"
@@ -65,7 +65,7 @@ def _of_the_move(change: Change) -> Verdict:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g}%"
+    return f"{100 * share:.3g}%"
 
 
 def judgement(change: Change) -> str:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from rlhf_otel.checkpoints.changes import of_matrices
 from rlhf_otel.checkpoints.comparison import Comparison
 from rlhf_otel.checkpoints.findings import Finding
 from rlhf_otel.checkpoints.inspection import Inspection
@@ -82,7 +83,7 @@ def _moved_tensors(found: Comparison, top: int) -> Iterator[str]:
 def watched(found: Inspection) -> str:
     """One checkpoint of many: a line, and its findings."""
     drift = (
-        f"; drift {found.drift:.3g} from {_shown(found.before.name)} ({judgement(found.change)})"
+        f"; drift {found.drift:.3g} from {_shown(found.before.name)} ({judgement(of_matrices(found.moved))})"
         if found.drift is not None and found.before
         else ""
     )
@@ -139,11 +140,11 @@ def _change(found: Inspection) -> Iterator[str]:
         yield ""
         still = sum(not one.change.changed for one in found.moved)
         same = f"; {still} of {len(found.moved)} tensors did not change" if still else ""
-        yield f"From {_shown(found.before.name)}: {_in_words(found.change)}{same}."
-
-
-def _in_words(change: Change) -> str:
-    return f"{_numbers(change)} ({judgement(change)})"
+        matrices = of_matrices(found.moved)
+        said = f"of the matrices alone {matrices.drift:.3g} ({judgement(matrices)})"
+        yield from textwrap.wrap(
+            f"From {_shown(found.before.name)}: {_numbers(found.change)}; {said}{same}.", WIDTH
+        )
 
 
 def _numbers(change: Change) -> str:
