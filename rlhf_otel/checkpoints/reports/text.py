@@ -42,7 +42,7 @@ def compared(found: Comparison, top: int) -> str:
     said = verdict(found)
     parts = [
         headline(found.after),
-        *textwrap.wrap(_shown(f"Worry? {said.worry.capitalize()}: {said.reason}."), WIDTH),
+        *_wrapped(f"Worry? {said.worry.capitalize()}: {said.reason}."),
         *_findings(found.after.findings),
         *_change(found.after),
         *_from_the_reference(found),
@@ -67,7 +67,7 @@ def _moved_layers(found: Comparison, top: int) -> Iterator[str]:
     still = [name for name, change in found.layers.items() if not change.changed]
     if layers and still:
         more = f" and {len(still) - MAX_STILL} more" if len(still) > MAX_STILL else ""
-        yield from textwrap.wrap(_shown(f"did not change: {', '.join(still[:MAX_STILL])}{more}"), WIDTH)
+        yield from _wrapped(f"did not change: {', '.join(still[:MAX_STILL])}{more}")
 
 
 def _moved_tensors(found: Comparison, top: int) -> Iterator[str]:
@@ -101,6 +101,10 @@ def headline(found: Inspection) -> str:
 def _shown(text: str) -> str:
     """Names come from files: a control character must not reach the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(_shown(text), WIDTH, break_on_hyphens=False)
 
 
 def _cut(name: str, width: int) -> str:
@@ -142,9 +146,7 @@ def _change(found: Inspection) -> Iterator[str]:
         same = f"; {still} of {len(found.moved)} tensors did not change" if still else ""
         matrices = of_matrices(found.moved)
         said = f"of the matrices alone {matrices.drift:.3g} ({judgement(matrices)})"
-        yield from textwrap.wrap(
-            f"From {_shown(found.before.name)}: {_numbers(found.change)}; {said}{same}.", WIDTH
-        )
+        yield from _wrapped(f"From {found.before.name}: {_numbers(found.change)}; {said}{same}.")
 
 
 def _numbers(change: Change) -> str:
