@@ -37,7 +37,7 @@ def main() -> None:
     for analysis in results["checkpoints"]["analyses"]:
         print(f"checkpoint at step {analysis['step']}: health {analysis['health']}")
     for name, known in results["rewards"].items():
-        print(f"{name}: stability {known['stability']}")
+        print(f"{name}: stability {known['stability']:.2f}")
     print("\n".join(results["reports"]))
 
 

@@ -29,7 +29,7 @@ def main() -> None:
         ):
             integrator.monitor_reward_model(scores, step, completions, name)
     for name, known in integrator.log(steps).items():
-        print(f"{name}: stability {known['stability']}")
+        print(f"{name}: stability {known['stability']:.2f}")
         for advice in known["recommendations"]:
             print(f"  {advice['weakness']}: {advice['reason']}; {advice['remedy']}")
     print(f"log: {integrator.log_dir}/reward_model.jsonl")

@@ -6,6 +6,7 @@ on the checkpoint should not be used, from 0.2 on somebody should look, and belo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,11 +41,37 @@ TURNED_COSINE: Final = 0.2
 """Or if its cosine with the one before is below this. Heuristic: what is unrelated has a cosine near 0."""
 REPLACED_COSINE: Final = 0.5
 """Cosine of all weights with the checkpoint before, below which these are other weights."""
+LARGE_DRIFT: Final = 0.3
+"""Relative drift of all weights from the checkpoint before from which the run is likely to diverge, or is pretraining."""
 MOMENT_LARGEST: Final = 1e4
 """First moment of Adam, a mean of gradients, from which training has diverged. Heuristic: gradients are
 clipped to a norm of about 1."""
 LEARNING_RATE_LARGEST: Final = 0.1
 """Learning rate above which Adam and its kin do not train a transformer. Heuristic: public recipes stay below 0.01."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftBand:
+    """What a relative drift between two checkpoints of a fine-tuning run means."""
+
+    below: float
+    judgement: str
+    advice: str
+    is_usual: bool = False
+
+
+DRIFT_SCALE: Final[tuple[DriftBand, ...]] = (
+    DriftBand(1e-5, "hardly moved", "in bf16 most updates are rounded away: train weights in fp32, or raise the learning rate"),
+    DriftBand(0.03, "usual for fine-tuning", "nothing to do", is_usual=True),
+    DriftBand(LARGE_DRIFT, "a large move", "look at learning rate, KL and reward between the two"),
+    DriftBand(math.inf, "a very large move", "other weights, or a run that diverges; usual in pretraining alone"),
+)  # fmt: skip
+"""Heuristic: fine-tuning runs with public recipes lie in the second row."""
+
+
+def band_of(drift: float) -> DriftBand:
+    """The row of the scale that a drift above 0 is in."""
+    return next((band for band in DRIFT_SCALE if drift < band.below), DRIFT_SCALE[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +130,7 @@ FINDING_KINDS: Final[tuple[FindingKind, ...]] = (
     FindingKind("nothing-learned", 0.3, "all weights are those of the checkpoint before", "Check that parameters require gradients, that the learning rate is not zero, and that the trained model is the one being saved."),
     FindingKind("replaced-tensor", 0.75, "a tensor is another than in the checkpoint before, while the rest hardly changed", _GO_BACK + "; look for exchanged files, a failed gather, or a merge that mixed up layers."),
     FindingKind("replaced-weights", 0.75, "the weights have almost nothing in common with the checkpoint before", "Check that both are of the same run; else go back: weights were overwritten or have diverged."),
+    FindingKind("large-drift", 0.4, "all weights moved much further than fine-tuning moves them between two checkpoints", "Look at KL, entropy and reward since the checkpoint before; if they broke, go back to it, lower the learning rate and clip gradients. Usual in pretraining alone."),
     FindingKind("tensors-changed", 0.3, "the two checkpoints differ in which tensors they have, or in their shapes", "Compare their configurations; one is of another architecture, or incomplete."),
 )  # fmt: skip
 

@@ -409,7 +409,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("checkpoint_health", "rlhf_checkpoint_health_ratio", "ratio", "Health of the last checkpoint that was analysed, 0 to 1; its worst finding dominates (docs/checkpoints.md)."),
     Signal("weights", "rlhf_checkpoint_nonfinite_weights", "1", "Findings of NaN or infinite weights in the last checkpoint that was analysed; counted as not finite once for each such checkpoint.", watch_nonfinite=True),
     Signal("checkpoint_drift", "rlhf_checkpoint_drift_ratio", "ratio", "L2 distance of its weights from those of the checkpoint before, over their norm; absent without one before."),
-    Signal("checkpoint_reference_drift", "rlhf_checkpoint_reference_drift_ratio", "ratio", "The same from the model that training started from; absent where that is not on this host's disk, or an adapter is saved."),
+    Signal("checkpoint_reference_drift", "rlhf_checkpoint_reference_drift_ratio", "ratio", "The same from the model that training started from; of an adapter, of the weights that it adapts; absent where that model is not on this host's disk."),
 )
 
 MONITORED: Final = frozenset(s.name for s in SIGNALS if s.name.startswith("reward_model_"))

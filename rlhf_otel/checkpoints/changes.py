@@ -30,6 +30,11 @@ def together(moved: Sequence[Moved]) -> Change:
     return total
 
 
+def of_matrices(moved: Sequence[Moved]) -> Change:
+    """Of the matrices alone, where there are any: gains of 1, which hardly move, would hide how far a small model went."""
+    return together([one for one in moved if one.tensor.is_matrix] or moved)
+
+
 def change_findings(moved: Sequence[Moved], before: str) -> Iterator[Finding]:
     """``before`` is the name of the other checkpoint, for people."""
     if not moved:
@@ -37,12 +42,24 @@ def change_findings(moved: Sequence[Moved], before: str) -> Iterator[Finding]:
     if not any(one.change.changed for one in moved):
         yield Finding("nothing-learned", before, f"all {len(moved)} tensors are those of {before}")
         return
-    total = together([one for one in moved if one.tensor.is_matrix] or moved)  # gains of 1 are alike in all
+    total = of_matrices(moved)
     if total.cosine is not None and total.cosine < limits.REPLACED_COSINE:
         said = f"cosine {total.cosine:.3f}, relative drift {total.drift:.3g} from {before}"
         yield Finding("replaced-weights", "all weights", said)
         return
+    if _usual_drift(moved) >= limits.LARGE_DRIFT <= total.drift and not has_adapter(moved):
+        yield Finding("large-drift", "all weights", f"relative drift {total.drift:.3g} from {before}")
     yield from _replaced(moved, before)
+
+
+def _usual_drift(moved: Sequence[Moved]) -> float:
+    """Median of the matrices: one that was exchanged moves the whole, and is told as such."""
+    return median([one.change.drift for one in moved if one.tensor.is_matrix] or [0.0])
+
+
+def has_adapter(moved: Sequence[Moved]) -> bool:
+    """Whether these are factors of an adapter, whose B begins at zero and moves far at first."""
+    return any(adapter_part(one.tensor.name) for one in moved)
 
 
 def _replaced(moved: Sequence[Moved], before: str) -> Iterator[Finding]:

@@ -32,10 +32,17 @@ class Change(NamedTuple):
     """Sum of products of earlier and later numbers."""
     changed: int = 0
     """How many differ."""
+    size: int = 0
+    """How many there are."""
 
     def plus(self, other: Change) -> Change:
         """Of both together."""
         return Change(*(one + another for one, another in zip(self, other, strict=True)))  # type: ignore[arg-type]
+
+    @property
+    def changed_ratio(self) -> float:
+        """Share of the numbers that differ."""
+        return self.changed / self.size if self.size else 0.0
 
     @property
     def drift(self) -> float:
@@ -150,7 +157,7 @@ def _change(after: Any, before: Any, now: Moments) -> Change:
     """What is not finite counts as changed where it was not so before, and is left out of the sums."""
     import numpy as np
 
-    was = square(before)
+    was, size = square(before), len(after)
     changed = int(np.count_nonzero(after != before))
     if now.nonfinite or not np.isfinite(was):
         both_nan = int(np.count_nonzero(np.isnan(after) & np.isnan(before)))
@@ -159,9 +166,9 @@ def _change(after: Any, before: Any, now: Moments) -> Change:
         after, before = after[good].astype(np.float64), before[good].astype(np.float64)
         was = square(before)
     if not changed:
-        return Change(0.0, was, was, was, 0)
+        return Change(0.0, was, was, was, 0, size)
     difference = after - before
-    return Change(square(difference), was, square(after), float(np.dot(after, before)), changed)
+    return Change(square(difference), was, square(after), float(np.dot(after, before)), changed, size)
 
 
 def numbers_of(tensor: StoredTensor) -> Any:

@@ -49,6 +49,11 @@ def adapter_part(name: str) -> AdapterPart | None:
     return AdapterPart(match["module"], match["side"]) if match else None
 
 
+def module_in_the_model(module: str) -> str:
+    """The name that an adapted module has in the model itself, without what PEFT puts before it."""
+    return module.removeprefix("base_model.model.")
+
+
 def is_embedding(name: str) -> bool:
     """Whether it is an embedding or an output layer, without which nothing works."""
     return bool(_EMBEDDING.search(name))

@@ -110,7 +110,7 @@ HISTORY: Final = Section(
             "Distance from the start",
             ["checkpoint_reference_drift"],
             "Slowly rising is usual: fine-tuning moves weights by per cents.",
-            empty="the model that training started from is not on this host's disk, or an adapter is saved",
+            empty="the model that training started from is not on this host's disk",
             minimum=0.0,
             width=12,
         ),

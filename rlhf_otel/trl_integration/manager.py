@@ -36,8 +36,12 @@ class TRLIntegrationManager:
             self.config.anomaly_threshold,
             self.config.logs,
             checkpoints="on" if self.config.enable_checkpoint_analysis else "off",
-            **{**({"trace_one_in": 1} if self.config.enable_profiling else {}), **settings},
+            **{**self._own_settings(), **settings},
         )
+
+    def _own_settings(self) -> dict[str, Any]:
+        traces = {"trace_one_in": 1} if self.config.enable_profiling else {}
+        return {**traces, "reward_monitor": self.rewards.monitor if self.rewards is not None else None}
 
     def setup_trl_trainer(self, model_name: str = "", dataset_name: str = "") -> Any:
         """TRL's trainer for the algorithm; model and data set by hub name or local path, else by the configuration.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_otel.catalogue.checkpoints import FINDING_KINDS
+from rlhf_otel.catalogue.checkpoints import DRIFT_SCALE, FINDING_KINDS, band_of
 from rlhf_otel.checkpoints.findings import Finding
 from rlhf_otel.checkpoints.health import health, health_of
 from rlhf_otel.checkpoints.naming import adapter_part, kind_of, layer_of
@@ -145,3 +145,13 @@ def test_every_finding_is_documented_with_its_severity_and_damage() -> None:
     page = (Path(__file__).parent.parent.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8")
     for kind in FINDING_KINDS:
         assert f"| `{kind.name}` | {kind.severity.value} | {kind.damage:g} | {kind.meaning} |" in page
+
+
+def test_the_scale_of_drifts_is_documented_and_has_a_row_for_every_drift() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    for band in DRIFT_SCALE:
+        row = f"below {band.below:g}" if math.isfinite(band.below) else "above"
+        assert f"| {row} | {band.judgement} | {band.advice} |" in page
+    assert [band_of(drift).is_usual for drift in (1e-9, 1e-5, 0.0299, 0.03, 1e9, math.inf)] == [
+        False, True, True, False, False, False,
+    ]  # fmt: skip

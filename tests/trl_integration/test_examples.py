@@ -38,7 +38,7 @@ def test_checkpoint(tmp_path: Path) -> None:
 
 def test_reward(tmp_path: Path) -> None:
     said = run("reward", tmp_path)
-    assert "collapsed: stability 0.0" in said
+    assert "collapsed: stability 0.00" in said
     assert "shortcut: the score follows length" in said
 
 

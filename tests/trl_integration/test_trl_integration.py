@@ -71,6 +71,8 @@ def test_a_run_of_grpo_is_set_up_trained_and_reported(workplace: Path) -> None:
     assert list(seen.steps) == [1, 2, 3], "the subclass stopped it"
     assert {"reward", "kl_per_token"} <= set(seen.steps[3])
     assert results["rewards"]["brevity"]["calls"]["scores"] == 12
+    *_, told = [record for record in read_journal(workplace / "logs") if record["type"] == "reward_model"]
+    assert list(told["rewards"]) == ["brevity"]
     assert [Path(path).name for path in results["reports"]] == ["report.json", "report.md", "report.html"]
     steps = [record for record in read_journal(workplace / "logs") if record["type"] == "step"]
     assert len(steps) == 3

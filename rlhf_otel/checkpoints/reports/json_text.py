@@ -9,6 +9,7 @@ from typing import Any, Final
 from rlhf_otel.checkpoints.comparison import Comparison
 from rlhf_otel.checkpoints.inspection import Inspection
 from rlhf_otel.checkpoints.measuring import Change
+from rlhf_otel.checkpoints.verdict import verdict
 from rlhf_otel.checkpoints.weight_findings import Weight
 
 VERSION: Final = 1
@@ -24,9 +25,11 @@ def compared(found: Comparison) -> str:
     """Two checkpoints, with every layer and tensor."""
     content = {
         **summary(found.after),
+        "verdict": verdict(found)._asdict(),
         "reference": str(found.reference) if found.reference is not None else None,
         "reference_change": _change(found.reference_change),
         "layers": {name: _change(change) for name, change in found.layers.items()},
+        "adapters_before": {name: one._asdict() for name, one in found.adapters_before.items()},
         "tensors": [{"name": one.tensor.name, **(_change(one.change) or {})} for one in found.movers],
     }
     return _dump(content)
@@ -72,7 +75,7 @@ def summary(found: Inspection) -> dict[str, Any]:
 def _change(change: Change | None) -> dict[str, Any] | None:
     if change is None:
         return None
-    return {"drift": change.drift, "cosine": change.cosine, "changed": change.changed}
+    return {"drift": change.drift, "cosine": change.cosine, "changed": change.changed, "size": change.size}
 
 
 def _tensor(found: Inspection, weight: Weight) -> dict[str, Any]:
