@@ -29,7 +29,7 @@ def make(
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION
     _load_own(context, certificate, key)
-    files = (certificate, key)
+    files: tuple[Path, ...] = (certificate, key)
     if client_ca is not None:
         _readable(client_ca)
         try:
