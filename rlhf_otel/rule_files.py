@@ -83,7 +83,7 @@ def _plain(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
     except Exception as error:  # noqa: BLE001 - of values with a tag that is not theirs, PyYAML raises anything
-        raise ConfigurationError(f"{path}:{lines[place]}: {error or type(error).__name__}") from None
+        raise ConfigurationError(f"{path}:{lines[place]}: {str(error) or type(error).__name__}") from None
 
 
 def _pairs(

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from functools import wraps
 from http.client import HTTPException
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
 from rlhf_otel.errors import ServerError, refused_as
@@ -20,14 +20,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def understood(what: str) -> Callable[[Callable[Concatenate[Any, P], T]], Callable[Concatenate[Any, P], T]]:
+def understood(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Makes ServerError of an answer to a method of ``what`` (which has a ``url``) that has another shape than it should."""
 
-    def around(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    def around(method: Callable[P, T]) -> Callable[P, T]:
         @wraps(method)
-        def asking(server: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+        def asking(*args: P.args, **kwargs: P.kwargs) -> T:
+            server: Any = args[0]
             with refused_as(ServerError, f"{server.url}: not the answer of {what}"):
-                return method(server, *args, **kwargs)
+                return method(*args, **kwargs)
 
         return asking
 
@@ -54,7 +55,7 @@ def _open(address: str, client: HttpClient | None) -> Any:
 
 def get_json(url: str, path: str, **query: str) -> Any:
     """The same, parsed. Raises ServerError."""
-    text = get(url, path, **query)
+    text = get(url, path, None, **query)
     try:
         return json.loads(text)
     except ValueError as error:
