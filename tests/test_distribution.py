@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -119,22 +118,14 @@ def run(python: Path, *arguments: str, status: int = 0) -> str:
 @pytest.mark.slow
 def test_the_base_install_works_without_torch(clean: Path, tmp_path: Path) -> None:
     command = str(clean.parent / "rlhf-otel")
-    assert (
-        json.loads(
-            run(
-                clean, "-c", "import json, importlib.util as u; print(json.dumps(bool(u.find_spec('torch'))))"
-            )
-        )
-        is False
-    )
-    assert run(clean, "-c", "import rlhf_otel; print(rlhf_otel.__file__)").startswith(
-        str(clean.parent.parent)
-    )
+    assert run(clean, "-c", "import importlib.util; print(importlib.util.find_spec('torch'))") == "None\n"
+    where = run(clean, "-c", "import rlhf_otel; print(rlhf_otel.__file__)")
+    assert where.startswith(str(clean.parent.parent))
     run(clean, command, "--help")
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": NaN}\n')
     assert "NonFinite" in run(clean, command, "replay", str(log), status=3)
-    assert "findings" in run(clean, command, "doctor", "--json")
+    assert run(clean, command, "hash-password", "--token").startswith("$scrypt$")
     run(clean, command, "generate", "--out", str(tmp_path / "out"))
     assert list((tmp_path / "out").rglob("*.rules.yaml"))
     said = run(

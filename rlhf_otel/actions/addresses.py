@@ -69,6 +69,8 @@ def public(address: str) -> bool:
         mapped = parsed.ipv4_mapped or parsed.sixtofour or _embedded(parsed)
         if mapped is not None:
             return public(str(mapped))
+        if parsed.is_site_local:  # deprecated, and still somebody's own network
+            return False
     return parsed.is_global and not parsed.is_multicast
 
 

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from functools import wraps
 from http.client import HTTPException
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
 from rlhf_otel.errors import ServerError, refused_as
@@ -16,19 +16,21 @@ from rlhf_otel.servers.http_client import HttpClient
 
 TIMEOUT_S: Final = 10.0
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def understood(what: str) -> Callable[[Method], Method]:
+def understood(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Makes ServerError of an answer to a method of ``what`` (which has a ``url``) that has another shape than it should."""
 
-    def around(method: Method) -> Method:
+    def around(method: Callable[P, T]) -> Callable[P, T]:
         @wraps(method)
-        def asking(server: Any, *args: Any, **kwargs: Any) -> Any:
+        def asking(*args: P.args, **kwargs: P.kwargs) -> T:
+            server: Any = args[0]
             with refused_as(ServerError, f"{server.url}: not the answer of {what}"):
-                return method(server, *args, **kwargs)
+                return method(*args, **kwargs)
 
-        return cast(Method, asking)
+        return asking
 
     return around
 

@@ -158,13 +158,16 @@ def test_what_is_not_finite_is_text(server: Server) -> None:
     [
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
         "::1", "fe80::1%eth0", "fc00::1", "::ffff:169.254.169.254", "2002:a9fe:a9fe::1", "224.0.0.1",
+        "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::169.254.169.254", "64:ff9b:1::a00:1", "::ffff:0:10.0.0.1", "fec0::1",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
     assert not addresses.public(address)
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]
+)
 def test_addresses_that_are(address: str) -> None:
     assert addresses.public(address)
 
