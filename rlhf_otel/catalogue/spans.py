@@ -77,8 +77,9 @@ UPDATE: Final = frozenset({"update", "loss", "forward", "backward", "optimizer"}
 HEARD_AS: Final = {"reward_function": "reward"}
 """Phases that people are told of by another one's name, when a run is in them: which function it is, its stack says."""
 
-ON_THE_DEVICE: Final = ("loss", "forward", "backward", "optimizer")
-"""Phases whose host times mislead where a GPU trains: the host only queues their work. ``loss`` holds ``forward``."""
+ON_THE_DEVICE: Final = ("loss", "backward", "optimizer")
+"""Phases whose host times mislead where a GPU trains: the host only queues their work. ``loss`` holds ``forward``, which
+has no series of its own: a run may have 400."""
 
 PHASE_BY_NAME: Final[dict[str, Phase]] = {phase.name: phase for phase in PHASES}
 
