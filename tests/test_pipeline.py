@@ -17,8 +17,10 @@ from rlhf_otel.catalogue.rules import RULE_BY_NAME
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.exporters.journal import JournalWriter, read_journal
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import Anomaly, RunIdentity, StepRecord
+from rlhf_otel.records import Anomaly, DeviceTimes, RunIdentity, StepRecord
 from rlhf_otel.settings import Settings
+from rlhf_otel.slow_steps import read_steps
+from rlhf_otel.step_traces import MOST_HELD
 
 NAN = math.nan
 SECOND_NS = 10**9
@@ -289,6 +291,48 @@ def test_the_first_the_slow_and_the_anomalous_steps_are_traced(traces: Traces) -
     assert kept[40] in ("slow", "anomaly")
     assert kept[41] == "anomaly"
     assert len(kept) < 10
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(2500.0, []), (1000.0, ["slow"]), (0.0, ["slow"])])
+def test_a_step_is_slow_if_its_tokens_do_not_explain_it(
+    traces: Traces, tokens: float, kept: list[str]
+) -> None:
+    of = a_pipeline(trace_one_in=1000)
+    for step in range(1, 41):
+        found = record(step, 1.0 + step % 2 / 100)
+        found.tokens = 1000.0 + step % 2 * 10
+        observe(of, found)
+    long = record(41, 2.5)
+    long.tokens = tokens
+    observe(of, long)
+    assert [reason for step, reason, _ in traces.kept if step == 41] == kept
+
+
+def test_a_kept_step_waits_for_its_device_times_and_its_file_does_not(traces: Traces, tmp_path: Path) -> None:
+    of = a_pipeline(tmp_path, trace_one_in=1)
+    steps = [record(step) for step in (1, 2, 3)]
+    for found in steps:
+        found.device = DeviceTimes()
+    observe(of, steps[0])
+    assert traces.kept == []
+    assert [step.step for step in read_steps(tmp_path / "trace-rank0.json").steps] == [1]
+    assert steps[0].device is not None
+    steps[0].device.known = True
+    observe(of, steps[1])
+    assert [step for step, *_ in traces.kept] == [1]
+    observe(of, steps[2])
+    of.traces.release()
+    assert [step for step, *_ in traces.kept] == [1, 2, 3], "who flushes has no patience"
+
+
+def test_steps_do_not_pile_up_behind_a_device_that_hangs(traces: Traces) -> None:
+    of = a_pipeline(trace_one_in=1)
+    for step in range(1, 31):
+        found = record(step)
+        found.device = DeviceTimes()
+        observe(of, found)
+    assert [step for step, *_ in traces.kept] == list(range(1, len(traces.kept) + 1))
+    assert len(traces.kept) >= 30 - MOST_HELD - 1
 
 
 def test_a_rule_s_trace_id_changes_at_most_once_a_minute(traces: Traces) -> None:

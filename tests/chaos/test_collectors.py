@@ -80,6 +80,12 @@ def _overloaded() -> Iterator[str]:
         yield receiver.endpoint
 
 
+@contextlib.contextmanager
+def _taking_a_part() -> Iterator[str]:
+    with http_receiver(rejects=50) as receiver:
+        yield receiver.endpoint
+
+
 COLLECTORS: dict[str, Callable[[], contextlib.AbstractContextManager[str]]] = {
     "down": _down,
     "hanging": hanging_server,
@@ -87,6 +93,7 @@ COLLECTORS: dict[str, Callable[[], contextlib.AbstractContextManager[str]]] = {
     "slow": lambda: _answering(_drip),
     "refusing": _refusing,
     "overloaded": _overloaded,
+    "taking a part": _taking_a_part,
 }
 
 
@@ -98,7 +105,7 @@ COLLECTORS: dict[str, Callable[[], contextlib.AbstractContextManager[str]]] = {
         ("down", "grpc"),
         *(
             pytest.param(fault, "http/protobuf", marks=pytest.mark.slow)
-            for fault in ("down", "resetting", "slow", "overloaded")
+            for fault in ("down", "resetting", "slow", "overloaded", "taking a part")
         ),
         *(pytest.param(fault, "grpc", marks=pytest.mark.slow) for fault in ("hanging", "resetting")),
     ],
