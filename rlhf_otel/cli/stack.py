@@ -11,6 +11,7 @@ import click
 from rlhf_otel.cli.saying import say
 
 if TYPE_CHECKING:
+    from rlhf_otel.stack.programs import Options
     from rlhf_otel.stack.state import State
 
 PORTS = (9090, 9093)
@@ -79,35 +80,48 @@ def up(
         say("already up, as it was started; to start it otherwise, `rlhf-otel down` first")
         _tell(earlier)
         return
-    who = load(paging_file) if paging_file is not None else None
+    options = programs.Options(
+        directory,
+        targets or None,
+        file_sd.resolve() if file_sd is not None else None,
+        load(paging_file) if paging_file is not None else NOBODY_IS_TOLD,
+        prometheus_port=prometheus_port,
+        alertmanager_port=alertmanager_port,
+    )
     if kind == "docker" or (
         kind == "auto" and (root / containers.COMPOSE_FILE).exists() and containers.available()
     ):
-        if targets or file_sd or (prometheus_port, alertmanager_port) != PORTS:
-            raise click.UsageError(
-                "--target, --file-sd and ports are for programs: add --with programs, or edit deploy/prometheus.yml"
-            )
-        _make(directory)
-        now = containers.start(root, directory, who)
+        now = _containers(root, options)
     else:
-        _make(directory)
-        for program in earlier.programs if earlier is not None else ():
-            program.stop()  # one of them had ended
-        now = programs.start(
-            programs.Options(
-                directory,
-                targets or None,
-                file_sd.resolve() if file_sd is not None else None,
-                who or NOBODY_IS_TOLD,
-                prometheus_port=prometheus_port,
-                alertmanager_port=alertmanager_port,
-            )
-        )
+        now = _programs(options, earlier)
     now.write(directory)
     _tell(now)
     elsewhere = f" --dir {shlex.quote(str(given))}" if given is not None else ""
     asked = f" --prometheus {now.url('prometheus')}" if elsewhere and now.programs else ""
     say(f"`rlhf-otel doctor{asked}` checks it, `rlhf-otel down{elsewhere}` stops it")
+
+
+def _containers(root: Path, options: Options) -> State:
+    from rlhf_otel.generate.paging import NOBODY_IS_TOLD
+    from rlhf_otel.stack import containers
+
+    if options.targets or options.file_sd or (options.prometheus_port, options.alertmanager_port) != PORTS:
+        raise click.UsageError(
+            "--target, --file-sd and ports are for programs: add --with programs, or edit deploy/prometheus.yml"
+        )
+    _make(options.directory)
+    return containers.start(
+        root, options.directory, options.who if options.who is not NOBODY_IS_TOLD else None
+    )
+
+
+def _programs(options: Options, earlier: State | None) -> State:
+    from rlhf_otel.stack import programs
+
+    _make(options.directory)
+    for program in earlier.programs if earlier is not None else ():
+        program.stop()  # one of them had ended
+    return programs.start(options)
 
 
 def _make(directory: Path) -> None:

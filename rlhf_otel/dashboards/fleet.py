@@ -114,7 +114,7 @@ NOW: Final = Section(
             "alone have none.",
             "short",
             Query(f"sum({_gpu_hours()})"),
-            empty="none: no run sees a GPU now",
+            empty="none: no GPU",
             thresholds=(Threshold(None, BLUE),),
             decimals=1,
         ),
