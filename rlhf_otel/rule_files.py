@@ -60,6 +60,10 @@ def _composed(path: Path) -> yaml.Node | None:
         return yaml_limits.compose(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"rule file {path} cannot be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = path if mark is None else f"{path}:{mark.line + 1}"
+        raise ConfigurationError(f"{where}: not YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"rule file {path} is not YAML: {yaml_limits.problem(error)}") from None
 

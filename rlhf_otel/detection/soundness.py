@@ -12,6 +12,8 @@ from rlhf_otel.detection.drift import LARGEST
 
 NOT_NEGATIVE: Final = frozenset({"tokens", "seconds", "steps", "1/seconds", "ratio"})
 """Units of quantities that are never below 0."""
+NEVER_NEGATIVE: Final = frozenset({"grad_norm", "entropy", "data_entropy", "reward_std", "advantage_std"})
+"""Further quantities: norms, entropies over tokens, deviations."""
 OUTSIDE_0_TO_1: Final = frozenset({"evaluation_gap"})
 """Signals in ``ratio`` that are no share."""
 _IN_UNIT: Final = frozenset({Statistic.VALUE, Statistic.AVERAGE, Statistic.BASELINE})
@@ -68,7 +70,7 @@ def _out_of_range(condition: Comparison) -> str:
     share = signal.unit == "ratio" and signal.name not in OUTSIDE_0_TO_1
     positive = (
         signal.unit in NOT_NEGATIVE and signal.name not in OUTSIDE_0_TO_1
-    ) or signal.name == "grad_norm"
+    ) or signal.name in NEVER_NEGATIVE
     if share and statistic in _IN_UNIT and condition.op == ">" and threshold >= 1:
         return f"{signal.name} is a share and never above 1"
     if positive and statistic in (_IN_UNIT | _RATIOS) and condition.op == "<" and threshold <= 0:

@@ -61,7 +61,9 @@ def _guarded(records: Iterator[StepRecord], path: Path) -> Iterator[StepRecord]:
     except OSError as error:
         raise ReplayError(f"{path} cannot be read: {error.strerror}") from error
     except csv.Error as error:
-        raise ReplayError(f"{path} is no CSV file: {error}") from error
+        raise ReplayError(
+            f"{path} is none of the logs that are known, and no table (CSV) either: is it another, binary file?"
+        ) from error
     except MemoryError:
         raise ReplayError(
             f"{path} does not fit into memory; JSON Lines and journals are read line by line"

@@ -222,6 +222,7 @@ def test_refused_with_its_place(wanted: Any, said: str) -> None:
         ({"when": "completion_length < 0 tokens"}, "is never below 0"),
         ({"when": "step_duration < -1 seconds"}, "is never below 0"),
         ({"when": "baseline_ratio of grad_norm < 0 times"}, "is never below 0"),
+        ({"when": "entropy < -1 nats"}, "is never below 0"),
         ({"when": "entropy is not finite"}, "only an event rule can see what is not finite"),
         ({"when": "value_ratio of loss > 3 times"}, "only an event rule can compare it"),
         ({"when": "reward_std is not finite", "class": "event"}, "NaN in reward_std is not counted"),
@@ -309,6 +310,13 @@ def test_what_is_no_yaml_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=str(path)):
         load(path)
+
+
+def test_a_fault_of_the_yaml_itself_has_its_line_too(tmp_path: Path) -> None:
+    path = write(tmp_path, "disable: [SlowStep]\ntune:\n  KLRunaway: [1,\n")
+    with pytest.raises(ConfigurationError) as refused:
+        load(path)
+    assert str(refused.value).startswith(f"{path}:4: not YAML: expected")
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
