@@ -18,9 +18,8 @@ from rlhf_otel.cli import commands
 from rlhf_otel.cli.top import look_of
 from rlhf_otel.errors import JournalError
 from rlhf_otel.exporters.journal import JournalWriter
-from rlhf_otel.top.app import Look, Top
+from rlhf_otel.top.app import Look, Top, one_each
 from rlhf_otel.top.endpoints import EndpointWatch
-from rlhf_otel.top.app import one_each
 from rlhf_otel.top.picture import Picture
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

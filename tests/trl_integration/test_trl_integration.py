@@ -228,8 +228,9 @@ def test_every_field_reaches_the_trainer_and_the_telemetry(workplace: Path) -> N
     }  # fmt: skip
     assert {name: getattr(trainer.args, name) for name in reached} == reached
     assert trainer.reward_func_names == ["brevity", "reward_model"]
-    lengths = [len(trainer.processing_class(row["prompt"])["input_ids"]) for row in trainer.train_dataset]
-    assert max(lengths) <= 3
+    tokens = trainer.processing_class
+    prompts = [tokens(row["prompt"], add_special_tokens=False)["input_ids"] for row in trainer.train_dataset]
+    assert max(map(len, prompts)) == 3
     given = manager.monitoring.settings
     assert (given.journal, given.checkpoints, given.trace_one_in) == (Path("logs"), "off", 1)
     assert manager.rewards is None
