@@ -24,6 +24,12 @@ _COLUMNS: Final = ("run", "rank", "algorithm", "step", "state", "reward", "KL", 
 Look = Callable[[], list[Picture]]
 
 
+def one_each(found: Sequence[Picture]) -> dict[str, Picture]:
+    """By key, in order; of several of the same run and rank, such as its endpoint and its journal, what was heard last."""
+    ordered = sorted(found, key=lambda picture: (picture.run, picture.rank, picture.heard_s))
+    return {picture.key: picture for picture in ordered}
+
+
 class Top(App[None]):
     """``looks`` are asked every ``interval_s`` seconds, on a thread."""
 
@@ -71,7 +77,7 @@ class Top(App[None]):
         self.call_from_thread(self._show, found)
 
     def _show(self, found: list[Picture]) -> None:
-        self.pictures = {picture.key: picture for picture in sorted(found, key=lambda p: (p.run, p.rank))}
+        self.pictures = one_each(found)
         table = self.query_one("#runs", DataTable)
         cursor = table.cursor_row
         table.clear()

@@ -40,6 +40,7 @@ class TRLIntegrationManager:
         )
 
     def _own_settings(self) -> dict[str, Any]:
+        """What the configuration says of the telemetry; arguments of the same name replace it."""
         traces = {"trace_one_in": 1} if self.config.enable_profiling else {}
         return {**traces, "reward_monitor": self.rewards.monitor if self.rewards is not None else None}
 

@@ -21,6 +21,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from reported import BROKEN_FROM, MARKUP, STEPS
 
     from rlhf_otel import TelemetryCallback, faults
+    from rlhf_otel.checkpoints import process
 
     folder = tmp_path_factory.mktemp("observed")
 
@@ -29,7 +30,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return [float("nan") if broken else len(text) / 40 for text in completions]
 
     failing.__name__ = MARKUP
-    with faults.raise_faults():
+    with faults.raise_faults(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "PRIORITY", [])  # on a busy machine an idle process would never get its turn
+        patch.setattr("rlhf_otel.run.ANALYSIS_S", 120.0)
         callback = TelemetryCallback(metrics_port="off", run_id="observed", run_name=MARKUP, report="on")
         tiny.build_trainer(
             folder, [callback], reward_funcs=(failing, tiny.numbers), max_steps=STEPS, save_strategy="steps",

@@ -18,7 +18,7 @@ from rlhf_otel.cli import commands
 from rlhf_otel.cli.top import look_of
 from rlhf_otel.errors import JournalError
 from rlhf_otel.exporters.journal import JournalWriter
-from rlhf_otel.top.app import Look, Top
+from rlhf_otel.top.app import Look, Top, one_each
 from rlhf_otel.top.endpoints import EndpointWatch
 from rlhf_otel.top.picture import Picture
 
@@ -183,3 +183,9 @@ def test_without_textual_the_command_says_what_to_install(
     done = CliRunner().invoke(commands, ["top", str(run[1])])
     assert done.exit_code == 1
     assert "rlhf-otel[top]" in done.output
+
+
+def test_of_two_journals_of_one_run_the_one_that_was_heard_last_is_shown() -> None:
+    running, ended = Picture("run", 0, heard_s=20.0), Picture("run", 0, heard_s=10.0, state="finished")
+    for found in ([running, ended], [ended, running]):
+        assert list(one_each(found).values()) == [running]

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from environments import TEST_TIMEOUT_S, run_python
 
 from rlhf_otel.catalogue.rules import Comparison, Statistic
@@ -21,6 +23,8 @@ from rlhf_otel.trl_integration import (
     TrainingCallback,
     TRLIntegrationConfig,
     TRLIntegrationManager,
+    models,
+    trainers,
 )
 
 SEED = """
@@ -204,6 +208,55 @@ def test_every_field_is_read_somewhere() -> None:
         field.name for field in dataclasses.fields(TRLIntegrationConfig) if f"config.{field.name}" not in code
     ]
     assert unread == ["log_dir"], "which the property logs reads"
+
+
+def test_every_field_reaches_the_trainer_and_the_telemetry(workplace: Path) -> None:
+    """All but those of PPO, with values that are not the defaults."""
+    config = TRLIntegrationConfig(
+        model_name="gpt2", dataset_name="imdb", algorithm="grpo", learning_rate=3e-4, batch_size=6, gradient_accumulation_steps=2,
+        max_steps=7, max_prompt_tokens=3, max_completion_tokens=9, clip_range=0.35, kl_coefficient=0.07, num_generations=3,
+        reward_model="gpt2", reward_functions=(brevity,), precision="bf16", device="cpu", seed=5, output_dir="elsewhere",
+        log_dir="logs", save_steps=3, logging_steps=2, anomaly_threshold=2.5, enable_profiling=True,
+        enable_checkpoint_analysis=False, enable_reward_monitoring=False,
+    )  # fmt: skip
+    manager = TRLIntegrationManager(config)
+    trainer = manager.setup_trl_trainer()
+    reached = {
+        "learning_rate": 3e-4, "per_device_train_batch_size": 6, "gradient_accumulation_steps": 2, "max_steps": 7,
+        "max_completion_length": 9, "epsilon": 0.35, "beta": 0.07, "num_generations": 3, "bf16": True, "use_cpu": True, "seed": 5,
+        "output_dir": "elsewhere", "save_steps": 3, "logging_steps": 2,
+    }  # fmt: skip
+    assert {name: getattr(trainer.args, name) for name in reached} == reached
+    assert trainer.reward_func_names == ["brevity", "reward_model"]
+    tokens = trainer.processing_class
+    prompts = [tokens(row["prompt"], add_special_tokens=False)["input_ids"] for row in trainer.train_dataset]
+    assert max(map(len, prompts)) == 3
+    given = manager.monitoring.settings
+    assert (given.journal, given.checkpoints, given.trace_one_in) == (Path("logs"), "off", 1)
+    assert manager.rewards is None
+    assert 2.5 in {
+        one.threshold for rule in given.rule_set for one in rule.conditions if isinstance(one, Comparison)
+    }
+    assert TRLIntegrationManager(TRLIntegrationConfig()).rewards is not None
+
+
+def test_the_fields_of_ppo_reach_its_arguments(workplace: Path) -> None:
+    config = TRLIntegrationConfig(
+        ppo_epochs=3, mini_batches=2, clip_range=0.15, kl_coefficient=0.01, reward_model="gpt2"
+    )
+    parts = trainers.Parts(
+        config, "gpt2", models.tokenizer("gpt2"), [{"input_ids": [1]}], (), lambda function: function
+    )
+    rows = Dataset.from_list(parts.dataset)
+    built = trainers._ppo(parts._replace(dataset=rows), SimpleNamespace, SimpleNamespace)
+    given = built.args
+    assert (given.num_ppo_epochs, given.num_mini_batches, given.cliprange, given.kl_coef) == (
+        3,
+        2,
+        0.15,
+        0.01,
+    )
+    assert type(built.reward_model).__name__.endswith("ForSequenceClassification")
 
 
 def test_what_cannot_be_loaded_is_said(workplace: Path) -> None:
