@@ -1,6 +1,6 @@
 """Whether a request has the right password or token.
 
-To check one takes a core some tenths of a second, by design. So whoever was right once is remembered, under a key that
+To check one takes a core a tenth of a second or more, by design. So whoever was right once is remembered, under a key that
 only this process has, and so is who was wrong, such as a server with an old password that asks again and again. Of all others
 one is looked at in a second, whatever the number of those who guess.
 """

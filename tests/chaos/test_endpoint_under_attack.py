@@ -123,7 +123,7 @@ def test_two_hundred_clients_at_once(unobserved: Outcome, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_two_hundred_clients_that_guess_the_password(unobserved: Outcome, tmp_path: Path) -> None:
-    """Each guess costs a core some tenths of a second: one a second is looked at, and who was known before gets in
+    """Each guess costs a core a tenth of a second or more: one a second is looked at, and who was known before gets in
     at once."""
     web = tmp_path / "web.yaml"
     web.write_text(f"basic_auth_users:\n  prometheus: {Scrypt.of(b'secret')}\n")
