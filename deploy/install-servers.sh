@@ -8,7 +8,7 @@ set -eu
 
 # Debian calls it prometheus-alertmanager, upstream alertmanager.
 missing() {
-    for program in prometheus promtool amtool; do
+    for program in prometheus promtool amtool openssl; do
         command -v "$program" >/dev/null || return 0
     done
     ! command -v prometheus-alertmanager >/dev/null && ! command -v alertmanager >/dev/null
@@ -18,7 +18,7 @@ explain() {
     cat >&2 <<EOF
 servers: $1
          The demo runs without Prometheus and Alertmanager, and the tests that need them are skipped. To get them:
-           Debian or Ubuntu:  sudo apt-get install prometheus prometheus-alertmanager
+           Debian or Ubuntu:  sudo apt-get install prometheus prometheus-alertmanager openssl
            macOS:             brew install prometheus alertmanager
            elsewhere:         https://prometheus.io/download/ (put prometheus, promtool, alertmanager, amtool on PATH)
 EOF
@@ -48,7 +48,8 @@ install_packages() {
     # A failed update is no reason to stop: the lists that are there may do.
     apt-get -q update || true
     # Without the recommended packages: they are a node exporter, which is one more service.
-    apt-get -q -o DPkg::Lock::Timeout=120 install -y --no-install-recommends prometheus prometheus-alertmanager
+    apt-get -q -o DPkg::Lock::Timeout=120 install -y --no-install-recommends \
+        prometheus prometheus-alertmanager openssl
 }
 
 missing || { echo "servers: prometheus and alertmanager are there"; exit 0; }

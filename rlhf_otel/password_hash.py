@@ -38,7 +38,7 @@ class PasswordHash(Protocol):
     """What is known of a secret."""
 
     def matches(self, secret: bytes) -> bool:
-        """Whether it is this secret. Takes some tenths of a second, and neither the interpreter's lock nor longer for a
+        """Whether it is this secret. Takes a tenth of a second or more, and neither the interpreter's lock nor longer for a
         secret that is nearly right."""
 
 

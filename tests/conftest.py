@@ -31,7 +31,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 IN_CI = os.environ.get("CI") in ("true", "1")
 # Their tests start trainings, servers and ranks as processes of their own.
 OF_REAL_PROCESSES = {
-    "actions", "chaos", "checkpoints", "demo", "instrumentation", "integration", "push", "ranks", "rules", "trainers",
+    "actions", "chaos", "checkpoints", "demo", "instrumentation", "integration", "protection", "push", "ranks", "rules",
+    "trainers",
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Whether a request has the right password or token.
 
-To check one takes a core some tenths of a second, by design. So whoever was right once is remembered, under a key that
-only this process has; and of the others one is looked at in a second, whatever the number of those who guess.
+To check one takes a core a tenth of a second or more, by design. So whoever was right once is remembered, under a key that
+only this process has, and so is who was wrong, such as a server with an old password that asks again and again. Of all others
+one is looked at in a second, whatever the number of those who guess.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Credentials:
         self._clock = clock
         self._key = os.urandom(32)
         self._right: set[bytes] = set()
+        self._wrong: dict[bytes, None] = {}
         self._turn = threading.Lock()
         self._next_check = -PAUSE_S
 
@@ -76,6 +78,8 @@ class Credentials:
         digest = self._digest(given)
         if digest in self._right:  # of keyed digests: how long that takes tells nothing of the secret
             return Verdict.RIGHT
+        if digest in self._wrong:
+            return Verdict.WRONG
         if not self._turn.acquire(blocking=False):
             return Verdict.LATER
         try:
@@ -88,6 +92,9 @@ class Credentials:
             return Verdict.LATER
         if not self._matches(given):
             self._next_check = self._clock() + PAUSE_S
+            while len(self._wrong) >= MAX_REMEMBERED:
+                del self._wrong[next(iter(self._wrong))]
+            self._wrong[digest] = None
             return Verdict.WRONG
         if len(self._right) >= MAX_REMEMBERED:
             self._right.clear()

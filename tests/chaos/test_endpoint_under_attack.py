@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import collections
 import contextlib
+import itertools
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.client import HTTPException
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +24,7 @@ from outcomes import STEPS, Outcome, outcome
 from transformers import TrainerCallback
 
 from rlhf_otel import TelemetryCallback, faults, serving
+from rlhf_otel.password_hash import Scrypt
 
 CLIENTS = 200
 
@@ -113,6 +118,53 @@ def test_two_hundred_clients_at_once(unobserved: Outcome, tmp_path: Path) -> Non
         awaited = Awaiting(lambda: crowd.deeds > CLIENTS)
         observed = outcome(tmp_path, [TelemetryCallback(metrics_port=0, journal=tmp_path / "j"), awaited])
     assert observed == unobserved
+    assert len(journal(tmp_path / "j", "step")) == STEPS
+
+
+@pytest.mark.slow
+def test_two_hundred_clients_that_guess_the_password(unobserved: Outcome, tmp_path: Path) -> None:
+    """Each guess costs a core a tenth of a second or more: one a second is looked at, and who was known before gets in
+    at once."""
+    web = tmp_path / "web.yaml"
+    web.write_text(f"basic_auth_users:\n  prometheus: {Scrypt.of(b'secret')}\n")
+    guesses, statuses = itertools.count(), collections.Counter[int]()
+
+    def ask(password: str) -> int:
+        place = urlsplit(serving.address() or "")
+        connection = HTTPConnection(place.hostname or "", place.port or 0, timeout=10)
+        with contextlib.closing(connection):
+            token = base64.b64encode(f"prometheus:{password}".encode()).decode()
+            connection.request("GET", "/metrics", headers={"Authorization": f"Basic {token}"})
+            return connection.getresponse().status
+
+    known = threading.Event()
+
+    def guess() -> None:
+        if not known.wait(60):
+            raise ConnectionError
+        statuses[ask(f"guess {next(guesses)}")] += 1
+
+    def let_in() -> bool:
+        with contextlib.suppress(OSError, HTTPException):
+            if ask("secret") == HTTPStatus.OK:
+                known.set()
+        return known.is_set()
+
+    def let_in_again() -> bool:
+        with contextlib.suppress(OSError, HTTPException):
+            return crowd.deeds > CLIENTS and ask("secret") == HTTPStatus.OK
+        return False
+
+    telemetry = TelemetryCallback(metrics_port=0, metrics_web_config=web, journal=tmp_path / "j")
+    with Crowd(guess, CLIENTS) as crowd:
+        awaited = [Awaiting(let_in, 1), Awaiting(let_in_again)]
+        assert outcome(tmp_path, [telemetry, *awaited]) == unobserved
+    assert set(statuses) <= {
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    }
+    assert statuses[HTTPStatus.UNAUTHORIZED] >= 1
     assert len(journal(tmp_path / "j", "step")) == STEPS
 
 

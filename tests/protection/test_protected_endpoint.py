@@ -187,9 +187,14 @@ def test_who_was_right_gets_in_while_others_guess() -> None:
         assert asked.check(basic(f"guess{number}", "prometheus")) is credentials.Verdict.LATER
         assert asked.check(basic("right", "prometheus")) is credentials.Verdict.RIGHT
     assert looks == [b"right", b"guess"]
-    now[0] += credentials.PAUSE_S
     assert asked.check(basic("guess", "prometheus")) is credentials.Verdict.WRONG
-    assert looks == [b"right", b"guess", b"guess"]
+    assert looks == [b"right", b"guess"], "who was wrong is known too, and keeps nobody from being looked at"
+    now[0] += credentials.PAUSE_S
+    for number in range(2 * credentials.MAX_REMEMBERED):
+        assert asked.check(basic(f"other{number}", "prometheus")) is credentials.Verdict.WRONG
+        now[0] += credentials.PAUSE_S
+    assert asked.check(basic("guess", "prometheus")) is credentials.Verdict.WRONG
+    assert looks.count(b"guess") == 2, "for a while"
 
 
 def test_who_guesses_is_asked_to_come_later(serve: Serve) -> None:
