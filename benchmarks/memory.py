@@ -45,7 +45,7 @@ def measure(steps: int, settled: int) -> dict[str, Any]:
         if step % BATCH == 0:
             callback.run.pipeline.flush(60.0)
             trainer.state.log_history.clear()
-            _forget(directory)
+            forget_full_files(directory)
         if step in looks:
             resident[step] = psutil.Process().memory_info().rss / 2**20
             print(f"{step:>9} steps {resident[step]:8.1f} MiB", flush=True)
@@ -60,7 +60,7 @@ def measure(steps: int, settled: int) -> dict[str, Any]:
     }
 
 
-def _forget(directory: Path) -> None:
+def forget_full_files(directory: Path) -> None:
     """Remove the files that are full: a million steps are some gigabytes."""
     for file in sorted(directory.glob("journal-*.jsonl"))[:-1]:
         file.unlink()
