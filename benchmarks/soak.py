@@ -61,6 +61,8 @@ class Window(NamedTuple):
     """Median by the thread's CPU clock, on which other programs do not show."""
     scrape_ms: float
     """Median, as another process sees it."""
+    queued: int
+    """Jobs that wait for the background thread; memory is read when they are done."""
     late: int
     """Steps that began more than 50 ms after their time."""
 
@@ -103,7 +105,10 @@ def soak(minutes: float, rate: float) -> dict[str, Any]:
         began = time.monotonic()
         for window in range(WINDOWS):
             costs, late = _steps(trainer, steps, rate, began + window * steps / rate)
-            windows.append(_seen(costs, late, scraper.milliseconds(), (time.monotonic() - began) / 60))
+            queued = run.pipeline.telemetry(0, 0.0).queued
+            run.pipeline.flush(60.0)
+            minute = (time.monotonic() - began) / 60
+            windows.append(_seen(minute, costs, scraper.milliseconds(), queued, late))
             print(_line(windows[-1]), flush=True)
             trainer.state.log_history.clear()
             forget_full_files(directory)
@@ -130,7 +135,7 @@ def _steps(trainer: StubTrainer, steps: int, rate: float, began: float) -> tuple
     return costs, late
 
 
-def _seen(costs: list[Cost], late: int, scrapes: list[float], minute: float) -> Window:
+def _seen(minute: float, costs: list[Cost], scrapes: list[float], queued: int, late: int) -> Window:
     process = psutil.Process()
     wall, cpu = ([clock / 1e3 for clock in clocks] for clocks in zip(*costs, strict=True))
     return Window(
@@ -142,11 +147,23 @@ def _seen(costs: list[Cost], late: int, scrapes: list[float], minute: float) -> 
         quantiles(wall, n=100)[98],
         median(cpu),
         median(scrapes) if scrapes else 0.0,
+        queued,
         late,
     )
 
 
-TITLES: Final = ("minute", "MiB", "fds", "threads", "step µs", "p99 µs", "CPU µs", "scrape ms", "late")
+TITLES: Final = (
+    "minute",
+    "MiB",
+    "fds",
+    "threads",
+    "step µs",
+    "p99 µs",
+    "CPU µs",
+    "scrape ms",
+    "queued",
+    "late",
+)
 
 
 def _line(window: Window) -> str:
