@@ -23,6 +23,7 @@ from time import thread_time_ns
 from typing import Any, Final
 
 import offline  # noqa: F401 - before what it keeps off the network
+from figures import Figure
 from machine import headline, machine, versions
 
 from rlhf_otel.catalogue.rules import RULES
@@ -52,6 +53,8 @@ WITH_BASELINE: Final = [signal.name for signal in SIGNALS if signal.baseline]
 OTHERS: Final = [signal.name for signal in SIGNALS if not signal.baseline]
 NAMES: Final = WITH_BASELINE + OTHERS
 USUAL_SIGNALS: Final = 40
+
+_TARGETS: Final = {True: f"one more at most {STEEPER:g} times", False: f"at most {FLAT:g} times"}
 
 Sizes = dict[int, float]
 """How many there are to microseconds a step."""
@@ -208,7 +211,7 @@ def main() -> int:
     print(headline())
     print("µs of CPU a step")
     found = measure(*((20_000, 2) if arguments.quick else (arguments.steps, BLOCKS)))
-    missed = []
+    missed, figures = [], []
     for name, (sizes, may_grow) in found.items():
         ratio = steepness(sizes) if may_grow else grown(sizes)
         if ratio > (STEEPER if may_grow else FLAT):
@@ -220,9 +223,11 @@ def main() -> int:
             else f"{ratio:.2f} times the first"
         )
         print(f"{name:<26} {numbers} ({said})")
+        figures.append(Figure(name, f"{numbers} µs; {said}", _TARGETS[may_grow], name not in missed))
     if arguments.json:
         numbers_of = {name: sizes for name, (sizes, _) in found.items()}
         report: dict[str, Any] = {"machine": machine(), "versions": versions(["rlhf-otel"]), "us": numbers_of}
+        report["figures"] = figures
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(
         f"target: linear, and not with ranks or steps so far: {'missed by ' + ', '.join(missed) if missed else 'met'}"

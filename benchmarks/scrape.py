@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple
 
 import offline  # before what it keeps off the network
 import torch
+from figures import Figure
 from machine import headline, machine, versions
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import generate_latest
@@ -179,6 +180,11 @@ def main() -> int:
             "series": series,
             "milliseconds": times,
             "longest_step_ms": {"without": longest[False], "scraped": longest[True]},
+            "figures": [
+                *(Figure(f"{name}, {series} series", _said(each)) for name, each in times.items()),
+                Figure.at_most(f"rlhf_otel, CPU for {SERIES} series", per_target, TARGET_MS, "ms", 2),
+                Figure.at_most("a step held up by a scrape a second", scraped - without, STOLEN_MS, "ms", 2),
+            ],
         }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     missed = not arguments.quick and (per_target > TARGET_MS or scraped - without > STOLEN_MS)
@@ -195,6 +201,11 @@ def _contestants(ours: RunsCollector, series: int) -> dict[str, Callable[[], byt
         "rlhf_otel": lambda: text_format.encode(ours.collect(), openmetrics=True),
         **{name: partial(generate_latest, registry) for name, registry in by_client.items() if registry},
     }
+
+
+def _said(times: list[Milliseconds]) -> str:
+    wall, cpu = zip(*times, strict=True)
+    return f"median {median(wall):.2f} ms, p99 {_p99(wall):.2f} ms; CPU {median(cpu):.2f} ms"
 
 
 def _p99(times: Sequence[float]) -> float:

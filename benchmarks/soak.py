@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 import offline  # before what it keeps off the network
 import psutil
 import torch
+from figures import Figure
 from machine import headline, machine, versions
 from memory import forget_full_files
 from stub_trainer import Cost, StubTrainer
@@ -174,29 +175,40 @@ def _line(window: Window) -> str:
     return "".join(f"{value:>10.1f}" if isinstance(value, float) else f"{value:>10}" for value in window)
 
 
-def not_flat(windows: list[Window]) -> dict[str, str]:
-    """What grew, by name: of each third of the soak after its first tenth the median counts."""
+def _thirds(windows: list[Window]) -> tuple[Window, Window]:
+    """The medians of the first third and of the last, without the first tenth."""
     settled = windows[max(1, len(windows) // 10) :]
     third = max(1, len(settled) // 3)
     first, last = (
         Window(*(median(values) for values in zip(*part, strict=True)))
         for part in (settled[:third], settled[-third:])
     )
-    grown = {
+    return first, last
+
+
+def compared(windows: list[Window]) -> dict[str, str]:
+    """What has to stay flat, by name: the first third and the last."""
+    first, last = _thirds(windows)
+    return {
+        "memory": f"{first.resident_mib:.1f} to {last.resident_mib:.1f} MiB",
+        "descriptors": f"{first.descriptors:g} to {last.descriptors:g}",
+        "threads": f"{first.threads:g} to {last.threads:g}",
+        "steps": f"{first.step_cpu_us:.0f} to {last.step_cpu_us:.0f} µs of CPU",
+        "scrapes": f"{first.scrape_ms:.1f} to {last.scrape_ms:.1f} ms",
+    }
+
+
+def not_flat(windows: list[Window]) -> dict[str, str]:
+    """What grew of that."""
+    first, last = _thirds(windows)
+    grew = {
         "memory": last.resident_mib - first.resident_mib >= TARGET_MIB,
         "descriptors": last.descriptors > first.descriptors + 1,
         "threads": last.threads > first.threads + 1,
         "steps": last.step_cpu_us > SLOWER * first.step_cpu_us,
         "scrapes": last.scrape_ms > SLOWER * first.scrape_ms,
     }
-    numbers = {
-        "memory": (first.resident_mib, last.resident_mib),
-        "descriptors": (first.descriptors, last.descriptors),
-        "threads": (first.threads, last.threads),
-        "steps": (first.step_cpu_us, last.step_cpu_us),
-        "scrapes": (first.scrape_ms, last.scrape_ms),
-    }
-    return {name: "{:.1f} to {:.1f}".format(*numbers[name]) for name, grew in grown.items() if grew}
+    return {name: numbers for name, numbers in compared(windows).items() if grew[name]}
 
 
 def main() -> int:
@@ -222,6 +234,11 @@ def main() -> int:
         rows = [window._asdict() for window in found["windows"]]
         report = {"machine": machine(), "versions": versions(["rlhf-otel", "trl"]), **found}
         report |= {"windows": rows, "grown": grown}
+        lasted = f"{found['windows'][-1].minute:.0f} minutes at {arguments.rate:g} steps a second"
+        report["figures"] = [
+            Figure(f"{name}, {lasted}", numbers, "flat", name not in grown)
+            for name, numbers in compared(found["windows"]).items()
+        ]
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     missed = not arguments.quick and bool(grown or dropped)
     print(f"target: all flat, nothing dropped: {'missed' if missed else 'met'}")
