@@ -222,6 +222,15 @@ class TelemetryCounts(NamedTuple):
     scrape_s: float = 0.0
 
 
+class OpenPhase(NamedTuple):
+    """Where the training thread is now."""
+
+    phase: str
+    """Name in the catalogue, as people are told it."""
+    seconds: float
+    """Time since it entered it."""
+
+
 class RunView(NamedTuple):
     """A run as a scrape sees it: the last step's snapshot, and what changes between steps."""
 
@@ -254,3 +263,5 @@ class RunView(NamedTuple):
     """Rewards that are not watched, being too many."""
     updates_dropped: int | None = None
     """By the guard; None without one."""
+    open_phase: OpenPhase | None = None
+    """None once the run has ended."""

@@ -260,6 +260,7 @@ class Run:
         counts = self.seams.reward_functions
         phases = self.ledger.totals()
         rewards = self.rewards.latest if self.rewards is not None else Judgement()
+        end = self.pipeline.end_of_run
         return RunView(
             self._run_identity,
             self.pipeline.snapshot,
@@ -272,7 +273,7 @@ class Run:
             dict(counts.nonfinite),
             self.system.latest,
             self.pipeline.telemetry(*serving.scrapes()),
-            self.pipeline.end_of_run,
+            end,
             actions=self.actions.counts if self.actions is not None else {},
             checkpoint=self.analysis.latest if self.analysis is not None else None,
             checkpoint_analyses=dict(self.analysis.outcomes) if self.analysis is not None else {},
@@ -280,6 +281,7 @@ class Run:
             agreement=rewards.agreement,
             rewards_dropped=rewards.dropped,
             updates_dropped=self.guard.dropped if self.guard is not None else None,
+            open_phase=self.ledger.open_phase() if end is None else None,
         )
 
     def _sample_signals(self) -> Samples | None:

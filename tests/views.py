@@ -12,7 +12,16 @@ from rlhf_otel.catalogue.spans import PHASES, Outcome, Waste
 from rlhf_otel.checkpoints.process import Analysis
 from rlhf_otel.detection.detector import Verdict
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import Health, HistogramState, RunEnd, RunIdentity, RunView, Snapshot, Statistics
+from rlhf_otel.records import (
+    Health,
+    HistogramState,
+    OpenPhase,
+    RunEnd,
+    RunIdentity,
+    RunView,
+    Snapshot,
+    Statistics,
+)
 from rlhf_otel.reward_model import RewardModelMonitor
 from rlhf_otel.reward_model.judgement import Judgement
 from rlhf_otel.settings import Settings
@@ -179,6 +188,7 @@ def view_of(algorithm: str, rank: int = 0, functions: int = 10) -> RunView:
         pipeline.telemetry(1, 0.01)._replace(dropped={"background": 0, "journal": 0, "traces": 0}),
         checkpoint=ANALYSIS if rank == 0 else None,
         checkpoint_analyses={"done": 1, "failed": 1, "skipped": 1} if rank == 0 else {},
+        open_phase=OpenPhase("reward", 0.5),
     )
 
 

@@ -96,6 +96,7 @@ TIME: Final = (
         "seconds",
         "time",
     ),
+    Metric("rlhf_open_phase_seconds", _G, "Time since the training thread entered the phase that it is in now; one series a rank, absent after the end.", ("phase", "rank"), "seconds", "time"),
     Metric(
         "rlhf_wasted_seconds_total",
         _C,

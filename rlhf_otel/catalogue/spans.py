@@ -74,6 +74,9 @@ ROLLOUT: Final = frozenset(
 UPDATE: Final = frozenset({"update", "loss", "forward", "backward", "optimizer"})
 """Phases that make gradients of them, and an update."""
 
+HEARD_AS: Final = {"reward_function": "reward"}
+"""Phases that people are told of by another one's name, when a run is in them: which function it is, its stack says."""
+
 PHASE_BY_NAME: Final[dict[str, Phase]] = {phase.name: phase for phase in PHASES}
 
 

@@ -207,6 +207,14 @@ def _by_phase(name: str, read: Callable[[RunView], Mapping[str, float]]) -> None
 
 
 _by_phase("rlhf_phase_seconds_total", lambda v: v.phase_seconds)
+
+
+@_samples("rlhf_open_phase_seconds")
+def _open_phase(view: RunView) -> Samples:
+    if view.open_phase is not None:
+        yield Sample((view.open_phase.phase,), view.open_phase.seconds)
+
+
 _by_label("rlhf_wasted_seconds_total", lambda v: v.snapshot.wasted)
 
 # --- verdicts

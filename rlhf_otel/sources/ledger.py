@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from time import perf_counter_ns
 
+from rlhf_otel.records import OpenPhase
 from rlhf_otel.sources.phases import PhaseRecorder, PhaseTotals
 
 
@@ -47,3 +48,10 @@ class Ledger:
         if ended is not None:
             self._at_end = totals
         return totals
+
+    def open_phase(self) -> OpenPhase | None:
+        """Where the training thread is now, from any thread; None once the run has ended."""
+        if self._ended_ns is not None:
+            return None
+        phase, since_ns = self._recorder.whereabouts()
+        return OpenPhase(phase, max(0, perf_counter_ns() - max(since_ns, self._began_ns)) * 1e-9)

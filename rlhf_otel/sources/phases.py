@@ -15,7 +15,7 @@ from threading import get_ident
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple, Protocol
 
-from rlhf_otel.catalogue.spans import ABSORBING, PHASES
+from rlhf_otel.catalogue.spans import ABSORBING, HEARD_AS, PHASES
 from rlhf_otel.records import PhaseInterval
 
 MAX_PHASES: Final = 10_000
@@ -179,6 +179,20 @@ class PhaseRecorder:
             still_open = [opened for opened in _outwards(innermost) if id(opened) not in ended]
             return self._accounts.totals(still_open, now)
 
+    def whereabouts(self) -> tuple[str, int]:
+        """The phase that the training thread is in, as people are told it, and ``perf_counter_ns`` when it entered
+        it; from any thread.
+
+        An evaluation or a checkpoint is that as a whole, and what nobody has a name for counts as the phase around
+        it. Between phases it is "other", since the last of them ended.
+        """
+        opened = _told(self._innermost)
+        if opened is not None:
+            return opened
+        with self._accounting:
+            self._accounts.add(self._ended)
+            return "other", self._accounts.last_end
+
     def _account(self) -> None:
         """Don't let what has ended pile up in one long step; but never wait for a scrape."""
         if self._accounting.acquire(blocking=False):
@@ -194,6 +208,8 @@ class _Accounts:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {phase.name: 0.0 for phase in PHASES}
         self.steps: deque[tuple[int, list[Interval]]] = deque()
+        self.last_end = 0
+        """When the training thread last left a phase."""
         self._counts: dict[str, int] = {phase.name: 0 for phase in PHASES}
         self._function_seconds: dict[str, float] = {}
         self._step: list[Interval] = []
@@ -222,6 +238,7 @@ class _Accounts:
         phase, detail, start, _, on_training_thread = opened
         duration = exclusive = end - start
         if on_training_thread:
+            self.last_end = max(self.last_end, end)
             exclusive -= self._claim(start)
             self._unclaimed.append((start, duration))
             self.seconds[_charged(opened)] += exclusive * 1e-9
@@ -271,6 +288,16 @@ def _charged(opened: OpenInterval) -> str:
         if around[0] in ABSORBING:
             pays = around[0]
     return pays
+
+
+def _told(innermost: OpenInterval | None) -> tuple[str, int] | None:
+    """The open phase that people are told of, and its start; None where there is none with a name."""
+    told: tuple[str, int] | None = None
+    for opened in _outwards(innermost):
+        name = HEARD_AS.get(opened[0], opened[0])
+        if name in ABSORBING or told is None or told[0] in ("other", name):
+            told = name, opened[2]
+    return told
 
 
 def _outwards(innermost: OpenInterval | None) -> Iterator[OpenInterval]:

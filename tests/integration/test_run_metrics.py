@@ -15,6 +15,7 @@ from tiny import COMPLETIONS, build_trainer, numbers, variety
 from transformers import TrainerCallback
 
 from rlhf_otel import TelemetryCallback
+from rlhf_otel.catalogue.spans import PHASE_BY_NAME
 
 STEPS = 30
 
@@ -213,6 +214,9 @@ def test_phases_add_up_to_the_wall_time(tmp_path: Path) -> None:
         total = sum(found.by("phase", "rlhf_phase_seconds_total").values())
         started = found("rlhf_process_start_time_seconds")
         assert (before - started) * 0.99 <= total <= (after - started) * 1.01
+        (open_phase,) = found.samples["rlhf_open_phase_seconds"]
+        assert open_phase[0]["phase"] in PHASE_BY_NAME
+        assert 0 <= open_phase[1] <= after - started
 
 
 @pytest.mark.usefixtures("strict")

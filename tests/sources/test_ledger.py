@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_otel.catalogue.spans import ABSORBING
+from rlhf_otel.records import OpenPhase
 from rlhf_otel.sources import ledger as ledger_module
 from rlhf_otel.sources import phases as phases_module
 from rlhf_otel.sources.ledger import Ledger
@@ -141,6 +142,51 @@ def test_the_end_of_the_run_ends_what_is_open() -> None:
     model.recorder.add("telemetry", World.now - 5, World.now)
     model.check()
     assert model.paid == {"rollout": 1000}
+
+
+@pytest.mark.parametrize(
+    ("stack", "told", "since"),
+    [
+        ([], "other", 0),
+        (["rollout"], "rollout", 0),
+        (["rollout", "generate"], "generate", 1),
+        (["rollout", "reward", "reward_function"], "reward", 1),
+        (["reward_function"], "reward", 0),
+        (["rollout", "other"], "rollout", 0),
+        (["other"], "other", 0),
+        (["evaluation", "rollout", "generate"], "evaluation", 0),
+        (["evaluation", "checkpoint"], "evaluation", 0),
+    ],
+    ids=lambda value: "-".join(value) or "nothing" if isinstance(value, list) else None,
+)
+def test_where_the_training_thread_is(world: type[World], stack: list[str], told: str, since: int) -> None:
+    model = Model()
+    for name in stack:
+        model.recorder.begin(name)
+        World.now += 10**9
+    World.now += 10**9
+    assert model.ledger.open_phase() == OpenPhase(told, len(stack) + 1 - since)
+    World.thread = ANOTHER
+    model.recorder.begin("reward_function", "asynchronous")
+    found = model.ledger.open_phase()
+    assert found is not None
+    assert found.phase == told, "what other threads do is not where training is"
+    model.ledger.end()
+    assert model.ledger.open_phase() is None
+
+
+def test_between_phases_time_counts_from_the_end_of_the_last_one(world: type[World]) -> None:
+    model = Model()
+    World.now += 5 * 10**9
+    assert model.ledger.open_phase() == OpenPhase("other", 5)
+    opened = model.recorder.begin("loss")
+    World.now += 10**9
+    model.recorder.end(opened)
+    World.now += 2 * 10**9
+    assert model.ledger.open_phase() == OpenPhase("other", 2)
+    World.now += 10**9
+    model.recorder.add("telemetry", World.now - 1, World.now)
+    assert model.ledger.open_phase() == OpenPhase("other", 0)
 
 
 def test_a_jump_of_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
