@@ -6,7 +6,7 @@ catalogue are letters, digits and underscores, and a run's labels hardly change,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -17,6 +17,8 @@ from prometheus_client.utils import floatToGoString
 MAX_LABELS: Final = 4096
 """Labels that are kept escaped: ten times those of a run."""
 
+_number: Final[Callable[[float], str]] = floatToGoString
+"""It has no types."""
 _TEXT_NAMES: Final = {"counter": "_total", "info": "_info"}
 """The older format has no counters without a suffix, and no infos, which it calls gauges."""
 
@@ -33,7 +35,7 @@ def encode(families: Iterable[Family], openmetrics: bool) -> bytes:
         for sample in family.samples:
             exemplar = _exemplar(sample.exemplar) if openmetrics and sample.exemplar else ""
             labels = ",".join([_label(*label) for label in sorted(sample.labels.items())])
-            parts.append(f"{sample.name}{{{labels}}} {floatToGoString(sample.value)}{exemplar}\n")
+            parts.append(f"{sample.name}{{{labels}}} {_number(sample.value)}{exemplar}\n")
     if openmetrics:
         parts.append("# EOF\n")
     return "".join(parts).encode()
@@ -55,7 +57,7 @@ def _text_head(family: Family) -> str:
 
 def _exemplar(exemplar: Exemplar) -> str:
     labels = ",".join([_label(*label) for label in sorted(exemplar.labels.items())])
-    return f" # {{{labels}}} {floatToGoString(exemplar.value)} {exemplar.timestamp}"
+    return f" # {{{labels}}} {_number(exemplar.value)} {exemplar.timestamp}"
 
 
 @lru_cache(MAX_LABELS)
