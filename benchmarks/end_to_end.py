@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 import offline  # before what it keeps off the network
 import torch
 import transformers
+from figures import Figure
 from machine import headline, machine, versions
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -129,6 +130,10 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
     return math.expm1(centre), math.expm1(centre - half), math.expm1(centre + half)
 
 
+def _said(slower: float, low: float, high: float) -> str:
+    return f"slower by {slower:+.2%} (95 %: {low:+.2%} to {high:+.2%})"
+
+
 def main() -> int:
     """Measure, print, and fail when the upper bound is above the target."""
     parser = argparse.ArgumentParser(
@@ -157,13 +162,22 @@ def main() -> int:
     for clock, name in enumerate(Seconds._fields):
         both = zip(seconds[True], seconds[False], strict=True)
         slower, low, high = found[name] = interval([one[clock] / other[clock] for one, other in both])
-        print(f"{name:<5}slower by {slower:+.2%} (95 %: {low:+.2%} to {high:+.2%})")
+        print(f"{name:<5}{_said(slower, low, high)}")
     if arguments.json:
         report = {
             "machine": machine(),
             "versions": versions(["rlhf-otel", "trl", "transformers", "torch"]),
             "seconds_with": seconds[True],
             "seconds_without": seconds[False],
+            "figures": [
+                Figure(f"{step_ms:.0f} ms a step, {pairs} pairs, {name} clock", _said(*one))
+                for name, one in found.items()
+            ]
+            + [
+                Figure.at_most(
+                    "upper bound of the slow-down, wall clock", 100 * found["wall"][2], 100 * TARGET, "%", 2
+                )
+            ],
             "slow_down": {
                 name: dict(zip(("mean", "low", "high"), one, strict=True)) for name, one in found.items()
             },

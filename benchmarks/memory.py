@@ -19,6 +19,7 @@ from typing import Any, Final
 import offline  # before what it keeps off the network
 import psutil
 import torch
+from figures import Figure
 from machine import headline, machine, versions
 from stub_trainer import StubTrainer
 
@@ -45,7 +46,7 @@ def measure(steps: int, settled: int) -> dict[str, Any]:
         if step % BATCH == 0:
             callback.run.pipeline.flush(60.0)
             trainer.state.log_history.clear()
-            _forget(directory)
+            forget_full_files(directory)
         if step in looks:
             resident[step] = psutil.Process().memory_info().rss / 2**20
             print(f"{step:>9} steps {resident[step]:8.1f} MiB", flush=True)
@@ -60,7 +61,7 @@ def measure(steps: int, settled: int) -> dict[str, Any]:
     }
 
 
-def _forget(directory: Path) -> None:
+def forget_full_files(directory: Path) -> None:
     """Remove the files that are full: a million steps are some gigabytes."""
     for file in sorted(directory.glob("journal-*.jsonl"))[:-1]:
         file.unlink()
@@ -85,6 +86,13 @@ def main() -> int:
     print(f"grew by {found['growth_mib']:.1f} MiB; journal {found['journal_bytes_a_step']:.0f} bytes a step")
     if arguments.json:
         report = {"machine": machine(), "versions": versions(["rlhf-otel", "trl"]), **found}
+        report["figures"] = [
+            Figure.at_most(
+                f"growth over {steps:,} steps, after the first ones", found["growth_mib"], TARGET_MIB, "MiB"
+            ),
+            Figure("journal", f"{found['journal_bytes_a_step']:.0f} bytes a step"),
+            Figure("dropped", f"{dropped} of {steps:,} steps", "none", dropped == 0),
+        ]
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     missed = not arguments.quick and (found["growth_mib"] >= TARGET_MIB or dropped > 0)
     print(f"target: less than {TARGET_MIB:g} MiB, none of {steps} dropped: {'missed' if missed else 'met'}")

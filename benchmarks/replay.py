@@ -27,6 +27,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).parent))
 
 import click
+from figures import Figure
 from machine import headline, machine
 
 from rlhf_otel.catalogue.rules import RULES
@@ -155,6 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {name:<18}  {found[name]:8.0f}", flush=True)
     if given.json:
         report = {"machine": machine(), "steps": steps, "steps_per_second": found}
+        report["figures"] = [
+            Figure(name, f"{rate:,.0f} steps a second", f"at least {TARGET:,}", rate >= TARGET)
+            for name, rate in found.items()
+        ]
         given.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return min(found.values()) < TARGET and not given.quick
 

@@ -1,6 +1,6 @@
-"""Run the benchmarks one after another: a table of what met its target, and one JSON file with all numbers.
+"""Run the benchmarks one after another: one table of all figures and their targets, and one JSON file with all numbers.
 
-    python benchmarks/run.py [NAME ...] [--quick] [--json FILE]
+    python benchmarks/run.py [NAME ...] [--quick] [--json bench.json] [--markdown docs/performance.md]
 
 Each is a script of its own, with its own output and its own targets; an exit status other than 0 says that one was
 missed. Without names all run but those that take hours or need recorded runs, which ``README.md`` lists.
@@ -17,18 +17,34 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from machine import headline, machine
+from figures import Figure, markdown, of_report
+from machine import headline, machine, versions
 
 HERE: Final = Path(__file__).parent
+PACKAGES: Final = (
+    "rlhf-otel", "trl", "transformers", "torch", "prometheus-client", "opentelemetry-exporter-prometheus", "trackio",
+    "wandb", "tensorboard", "mlflow-skinny", "rldoctor", "rlprobe", "rlwatch",
+)  # fmt: skip
 DEFAULT: Final = {
     "startup": [],
     "overhead": [],
     "scrape": [],
+    "growth": [],
     "end_to_end": [],
     "replay": [],
-    "memory": ["--steps", "100000"],
+    "memory": [],
+    "soak": ["--minutes", "10"],
 }
-"""Script to its arguments; the whole of a million steps takes half an hour: ``memory.py`` alone."""
+"""Script to its arguments; all together take about an hour."""
+PREFACE: Final = """\
+<!-- Written by `python benchmarks/run.py --markdown docs/performance.md`. -->
+# Performance
+
+What telemetry costs, as printed on one machine: {headline}, {packages}. Figures depend on the machine and on
+what else runs on it: `make bench` prints this table for yours, and [benchmarks](../benchmarks/README.md) says how each is
+measured. Peers stand beside it, the cheapest first; what was promised has a target, and what was missed says so.
+
+"""
 
 
 def run(name: str, arguments: list[str], quick: bool) -> dict[str, Any]:
@@ -43,6 +59,11 @@ def run(name: str, arguments: list[str], quick: bool) -> dict[str, Any]:
     return {"status": done.returncode, "seconds": round(time.monotonic() - began, 1), "report": numbers}
 
 
+def _line(figure: Figure) -> str:
+    said = f" ({figure.target}: {figure.verdict})" if figure.target else ""
+    return f"{figure.what:<50} {figure.measured}{said}"
+
+
 def main() -> int:
     """Run, print the table, write, and fail when one failed."""
     parser = argparse.ArgumentParser(
@@ -50,20 +71,34 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(DEFAULT)}; default: all")
     parser.add_argument("--quick", action="store_true", help="do they run at all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers, with the machine")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        default="bench.json",
+        help="all numbers, with machine and versions (default: %(default)s)",
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as a page, too")
     arguments = parser.parse_args()
     names = arguments.names or list(DEFAULT)
     if unknown := sorted(set(names) - DEFAULT.keys()):
         parser.error(f"unknown: {', '.join(unknown)}")
 
-    print(headline())
+    where = headline()
+    print(where)
     found = {name: run(name, DEFAULT[name], arguments.quick) for name in names}
+    figures = {name: of_report(one["report"]) for name, one in found.items()}
     print()
     for name, one in found.items():
-        print(f"{name:<12} {'met' if one['status'] == 0 else 'missed':<8} {one['seconds']:>8.0f} s")
-    if arguments.json:
-        whole = {"machine": machine(), "benchmarks": found}
-        arguments.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        print(f"{name}: {'met' if one['status'] == 0 else 'missed'}, {one['seconds']:.0f} s")
+        print("".join(f"  {_line(figure)}\n" for figure in figures[name]), end="")
+    whole = {"machine": machine(), "versions": versions(PACKAGES), "benchmarks": found}
+    arguments.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    print(f"all numbers: {arguments.json}")
+    if arguments.markdown:
+        packages = ", ".join(f"{name} {version}" for name, version in versions(PACKAGES).items())
+        page = PREFACE.format(headline=where, packages=packages) + markdown(figures)
+        arguments.markdown.write_text(page, encoding="utf-8")
     return 1 if any(one["status"] for one in found.values()) else 0
 
 

@@ -4,8 +4,9 @@ long it holds up a step.
     python benchmarks/scrape.py [--scrapes 100] [--seconds 20] [--json FILE] [--quick]
 
 The same number of series is exposed by each: by ours, those of a run of the stub trainer; by the others gauges with a
-label, in their own registry. All are encoded as OpenMetrics in turn. Then another process scrapes our endpoint once a
-second over HTTP, while the stub trainer steps, and the longest step is compared with the longest without scrapes.
+label, in their own registry. All are encoded as OpenMetrics in turn. The CPU clock counts, since a scrape that waits costs
+nothing. Then another process scrapes our endpoint once a second over HTTP, while the stub trainer steps, by turns with
+seconds without scrapes; the longest step of each turn is compared.
 """
 
 from __future__ import annotations
@@ -17,19 +18,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
-from time import perf_counter
-from typing import Any, Final
+from time import perf_counter, thread_time
+from typing import Any, Final, NamedTuple
 
 import offline  # before what it keeps off the network
 import torch
+from figures import Figure
 from machine import headline, machine, versions
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import generate_latest
 from stub_trainer import StubTrainer
 
 from rlhf_otel import TelemetryCallback, serving
+from rlhf_otel.exporters import text_format
 from rlhf_otel.exporters.exposition import RunsCollector
 
 TARGET_MS: Final = 3.0
@@ -42,11 +47,11 @@ SERIES_A_FAMILY: Final = 3
 PAUSE_S: Final = 0.004
 """Between two steps: the stub trainer's own take a tenth of a millisecond, so that 200 a second go on."""
 SCRAPER: Final = """
-import sys, time, urllib.request
-while True:
+import sys, urllib.request
+for line in sys.stdin:
     urllib.request.urlopen(sys.argv[1], timeout=10).read()
-    time.sleep(1)
 """
+"""Scrapes when told to."""
 
 
 class Observed:
@@ -63,21 +68,27 @@ class Observed:
         self.run = self.callback.run
         self.run.pipeline.flush(60.0)
 
-    def longest_step_ms(self, seconds: float, scraped: bool) -> float:
-        """The longest of the steps of some seconds."""
-        address = serving.address()
-        scraper = None
-        if scraped:
-            scraper = subprocess.Popen([sys.executable, "-c", SCRAPER, f"{address}"])
-        longest, until = 0, time.monotonic() + seconds
-        try:
-            while time.monotonic() < until:
-                longest = max(longest, self.trainer.step().wall)
-                time.sleep(PAUSE_S)
-        finally:
-            if scraper is not None:
-                scraper.kill()
-                scraper.wait()
+    def longest_steps_ms(self, seconds: float) -> dict[bool, list[float]]:
+        """The longest step of each second, with a scrape in it and without, by turns."""
+        scraper = subprocess.Popen(
+            [sys.executable, "-c", SCRAPER, f"{serving.address()}/metrics"], stdin=subprocess.PIPE
+        )
+        assert scraper.stdin is not None
+        longest: dict[bool, list[float]] = {True: [], False: []}
+        for second in range(2 * int(seconds)):
+            scraped = bool(second % 2)
+            if scraped:
+                scraper.stdin.write(b"\n")
+                scraper.stdin.flush()
+            longest[scraped].append(self._longest_step_ms())
+        scraper.communicate(timeout=60)
+        return longest
+
+    def _longest_step_ms(self) -> float:
+        longest, until = 0, time.monotonic() + 1.0
+        while time.monotonic() < until:
+            longest = max(longest, self.trainer.step().wall)
+            time.sleep(PAUSE_S)
         return longest / 1e6
 
 
@@ -109,14 +120,21 @@ def of_opentelemetry(series: int) -> Any:
     return REGISTRY
 
 
-def measure(contestants: dict[str, Any], scrapes: int) -> dict[str, list[float]]:
-    """Milliseconds of each scrape, interleaved."""
-    found: dict[str, list[float]] = {name: [] for name in contestants}
+class Milliseconds(NamedTuple):
+    """Of a scrape: by wall clock, and by the CPU clock of the thread that collects and encodes."""
+
+    wall: float
+    cpu: float
+
+
+def measure(contestants: dict[str, Callable[[], bytes]], scrapes: int) -> dict[str, list[Milliseconds]]:
+    """Each scrape, interleaved."""
+    found: dict[str, list[Milliseconds]] = {name: [] for name in contestants}
     for _ in range(scrapes):
-        for name, registry in contestants.items():
-            began = perf_counter()
-            generate_latest(registry)
-            found[name].append(1e3 * (perf_counter() - began))
+        for name, scrape in contestants.items():
+            wall, cpu = perf_counter(), thread_time()
+            scrape()
+            found[name].append(Milliseconds(1e3 * (perf_counter() - wall), 1e3 * (thread_time() - cpu)))
     return found
 
 
@@ -137,33 +155,36 @@ def main() -> int:
     logging.getLogger("rlhf_otel").setLevel(logging.CRITICAL)  # what it finds in made-up numbers
 
     observed = Observed()
-    ours = CollectorRegistry()
-    ours.register(RunsCollector(lambda: [observed.run.view()]))
-    series = _series(ours)
-    contestants = {
-        "rlhf_otel": ours,
-        "prometheus_client": of_prometheus_client(series),
-        "OTel exporter": of_opentelemetry(series),
-    }
-    contestants = {name: one for name, one in contestants.items() if one is not None}
-    times = measure(contestants, scrapes)
+    ours = RunsCollector(lambda: [observed.run.view()])
+    series = sum(len(family.samples) for family in ours.collect())
+    times = measure(_contestants(ours, series), scrapes)
     print(headline())
-    print(f"{series} series, {scrapes} scrapes of each, encoded as OpenMetrics")
+    print(f"{series} series, {scrapes} scrapes of each, encoded as OpenMetrics; ms")
+    print(f"{'':<20}{'median':>9}{'p99':>9}{'CPU':>9}{'CPU p99':>9}")
     for name, each in times.items():
-        print(f"{name:<20} median {median(each):6.2f} ms, p99 {quantiles(each, n=100)[98]:6.2f} ms")
-    without = observed.longest_step_ms(seconds, scraped=False)
-    scraped = observed.longest_step_ms(seconds, scraped=True)
+        columns = [number for clock in zip(*each, strict=True) for number in (median(clock), _p99(clock))]
+        print(f"{name:<20}" + "".join(f"{number:>9.2f}" for number in columns))
+    longest = observed.longest_steps_ms(seconds)
     observed.trainer.end()
     serving.close()
-    print(f"longest step in {seconds:g} s: {without:.2f} ms, with a scrape a second {scraped:.2f} ms")
-    per_target = median(times["rlhf_otel"]) * SERIES / series
+    without, scraped = (median(longest[scraped]) for scraped in (False, True))
+    print(
+        f"longest step of a second, median of {len(longest[True])}: {without:.2f} ms, with a scrape {scraped:.2f} ms; "
+        f"of all {max(longest[False]):.2f} and {max(longest[True]):.2f} ms"
+    )
+    per_target = median(one.cpu for one in times["rlhf_otel"]) * SERIES / series
     if arguments.json:
         report = {
             "machine": machine(),
             "versions": versions(["rlhf-otel", "prometheus-client", "opentelemetry-exporter-prometheus"]),
             "series": series,
             "milliseconds": times,
-            "longest_step_ms": {"without": without, "scraped": scraped},
+            "longest_step_ms": {"without": longest[False], "scraped": longest[True]},
+            "figures": [
+                *(Figure(f"{name}, {series} series", _said(each)) for name, each in times.items()),
+                Figure.at_most(f"rlhf_otel, CPU for {SERIES} series", per_target, TARGET_MS, "ms", 2),
+                Figure.at_most("a step held up by a scrape a second", scraped - without, STOLEN_MS, "ms", 2),
+            ],
         }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     missed = not arguments.quick and (per_target > TARGET_MS or scraped - without > STOLEN_MS)
@@ -174,8 +195,21 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def _series(registry: CollectorRegistry) -> int:
-    return sum(len(family.samples) for family in registry.collect())
+def _contestants(ours: RunsCollector, series: int) -> dict[str, Callable[[], bytes]]:
+    by_client = {"prometheus_client": of_prometheus_client(series), "OTel exporter": of_opentelemetry(series)}
+    return {
+        "rlhf_otel": lambda: text_format.encode(ours.collect(), openmetrics=True),
+        **{name: partial(generate_latest, registry) for name, registry in by_client.items() if registry},
+    }
+
+
+def _said(times: list[Milliseconds]) -> str:
+    wall, cpu = zip(*times, strict=True)
+    return f"median {median(wall):.2f} ms, p99 {_p99(wall):.2f} ms; CPU {median(cpu):.2f} ms"
+
+
+def _p99(times: Sequence[float]) -> float:
+    return quantiles(times, n=100)[98]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from figures import Figure
 from machine import headline, machine, versions
 
 HEAVY: Final = ("torch", "transformers", "trl", "pandas", "numpy")
@@ -77,6 +78,12 @@ def main() -> int:
             "versions": versions(["rlhf-otel"]),
             "seconds": measured,
             "heavy_imports": heavy,
+            "figures": [
+                Figure.at_most(name, 1e3 * median(times), 1e3 * TARGET_S, "ms", 0)
+                if "rlhf" in name
+                else Figure(name, f"{1e3 * median(times):.0f} ms")
+                for name, times in measured.items()
+            ],
         }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     slow = [name for name, times in measured.items() if median(times) > TARGET_S and not arguments.quick]

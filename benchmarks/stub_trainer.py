@@ -8,12 +8,12 @@ left out.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
-from math import isnan
 from pathlib import Path
 from time import perf_counter_ns, thread_time_ns
 from typing import Any, Final, NamedTuple
@@ -172,6 +172,7 @@ class StubTrainer(Trainer):
         self._work = work
         self._prepared = _prepare_steps()
         self._now = self._prepared[0]
+        self._spoiled = False
         self._texts = ["a prompt, or its completion"] * COMPLETIONS
         self._tokens = 0
         self.callback_handler = CallbackHandler(
@@ -186,9 +187,15 @@ class StubTrainer(Trainer):
         with redirect_stdout(StringIO()):  # peers greet
             self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
 
+    def spoil(self) -> None:
+        """Give the next step a loss that is no number."""
+        self._spoiled = True
+
     def step(self) -> Cost:
         """One step as in ``Trainer._run_epoch``; returns what it took without the work."""
         self._now = self._prepared[self.state.global_step % VARIANTS]
+        if self._spoiled:
+            self._now, self._spoiled = self._now._replace(loss=torch.tensor(math.nan)), False
         if self._work is not None:
             self._work()
         self.clock.resume()
@@ -273,7 +280,7 @@ class StubTrainer(Trainer):
 
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         for key, values in self._metrics["train"].items():
-            valid = [value for value in values if not isnan(value)]
+            valid = [value for value in values if not math.isnan(value)]
             logs[key] = sum(valid) / len(valid) if valid else None
         logs["epoch"] = self.state.epoch
         self.state.log_history.append({**logs, "step": self.state.global_step})

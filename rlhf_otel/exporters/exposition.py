@@ -29,6 +29,9 @@ from rlhf_otel.records import HistogramState, RunView
 class RunsCollector(Collector):
     """Exposes the runs that ``views`` returns: those in progress, and ended ones that are still held."""
 
+    plain_names: Final = True
+    """Names are of letters, digits and underscores: ``text_format`` may encode what this collects."""
+
     def __init__(self, views: Callable[[], Sequence[RunView]]) -> None:
         self._views = views
 

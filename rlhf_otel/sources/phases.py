@@ -26,11 +26,10 @@ OpenInterval = tuple[str, str, int, Any, bool]
 it (an ``OpenInterval`` or None), and whether it is the training thread's. The same phase is the same object.
 Plain tuples here: a named one takes four times as long to make."""
 
-_Ended = tuple[OpenInterval, int, bool | None]
-"""A phase that has ended, ``perf_counter_ns`` at its end, and whether it was left by an exception; None instead
-where it is in no step's phases."""
-_StepEnd = tuple[int, int | None]
-"""Among what has ended: the number of the step that ends here, and the start of the innermost open phase."""
+_Ended = list[Any]
+"""What has ended, three entries each, which are added at once and make no object that another thread would free:
+a phase, ``perf_counter_ns`` at its end, and whether it was left by an exception (None instead where it is in no step's
+phases); or, where a step ends, None, the step's number, and the start of the innermost open phase."""
 
 
 class Interval(NamedTuple):
@@ -74,7 +73,7 @@ class PhaseRecorder:
         self._thread = get_ident()
         self._innermost: OpenInterval | None = None
         """The innermost open phase of the training thread: a linked list, each with the one around it."""
-        self._ended: deque[_Ended | _StepEnd] = deque()
+        self._ended: _Ended = []
         self._steps = 0
         self._accounts = _Accounts()
         self._accounting = threading.Lock()
@@ -117,21 +116,21 @@ class PhaseRecorder:
             return
         if self._innermost is opened:
             # In this order: whoever looks first at what is open and then at what has ended misses nothing.
-            ended.append((opened, perf_counter_ns(), failed))
+            ended += (opened, perf_counter_ns(), failed)
             self._innermost = opened[3]
         elif not opened[4]:
-            ended.append((opened, perf_counter_ns(), failed))
+            ended += (opened, perf_counter_ns(), failed)
             if self.elsewhere is not None:
                 self.elsewhere.ended(opened)
         elif any(phase is opened for phase in _outwards(self._innermost)):
             self._end_with_inner(opened, failed)
-        if len(ended) > MAX_PHASES:
+        if len(ended) > 3 * MAX_PHASES:
             self._account()
 
     def _end_with_inner(self, opened: OpenInterval, failed: bool) -> None:
         now, phase = perf_counter_ns(), self._innermost
         while phase is not None:
-            self._ended.append((phase, now, failed if phase is opened else True))
+            self._ended += (phase, now, failed if phase is opened else True)
             self._innermost = phase[3]
             if phase is opened:
                 return
@@ -144,7 +143,7 @@ class PhaseRecorder:
         """
         innermost = self._innermost
         self._steps = number = self._steps + 1
-        self._ended.append((number, innermost[2] if innermost is not None else None))
+        self._ended += (None, number, innermost[2] if innermost is not None else None)
         return number
 
     def stop(self) -> None:
@@ -157,7 +156,7 @@ class PhaseRecorder:
         The phase around it is without it. Times are those of ``perf_counter_ns``.
         """
         if not self._stopped:
-            self._ended.append(((phase, "", start, None, True), end, None))
+            self._ended += ((phase, "", start, None, True), end, None)
 
     # --- elsewhere
 
@@ -234,19 +233,20 @@ class _Accounts:
         self._unclaimed: list[tuple[int, int]] = []
         """Start and duration of the training thread's phases whose enclosing phase, if any, has not ended."""
 
-    def add(self, ended: deque[_Ended | _StepEnd]) -> set[int]:
+    def add(self, ended: _Ended) -> set[int]:
         """Take what has ended; returns the identities of the phases taken."""
+        entries = ended[:]
+        del ended[: len(entries)]  # there may be more by now
         taken: set[int] = set()
-        while ended:
-            item = ended.popleft()
-            if len(item) == 2:
-                number, innermost = item
+        for opened, end, failed in zip(*[iter(entries)] * 3, strict=True):
+            if opened is None:
+                number, innermost = end, failed
                 self.steps.append((number, self._step, self._beyond))
                 self._step, self._beyond = [], 0
                 self._settle(innermost)
             else:
-                taken.add(id(item[0]))
-                self._add(*item)
+                taken.add(id(opened))
+                self._add(opened, end, failed)
         return taken
 
     def _add(self, opened: OpenInterval, end: int, failed: bool | None) -> None:
