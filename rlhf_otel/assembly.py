@@ -102,8 +102,10 @@ class Assembler:
         with faults.isolated("sources", "mapping what the trainer logged"):
             mapped = self._mapped(raw, logged)
         phases: list[PhaseInterval] = []
+        absorbed_s: float | None = None
         with faults.isolated("phases", "nesting a step's phases"):
             phases = nest(self._recorder.take_step(raw.phases))
+            absorbed_s = self._recorder.absorbed_s
         record = StepRecord(
             step=raw.step,
             epoch=raw.epoch or 0.0,
@@ -115,6 +117,7 @@ class Assembler:
             reward_functions=mapped.reward_functions,
             unmapped=mapped.unmapped,
             phases=phases,
+            absorbed_s=absorbed_s,
         )
         if logged is not None and self._logged_step < raw.step:
             record.lag.update(dict.fromkeys(logged.values, raw.step - self._logged_step))

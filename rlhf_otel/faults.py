@@ -27,6 +27,7 @@ PLACES: Final = (
     "journal",
     "phases",
     "sources",
+    "stalls",
     "background",
     "system",
     "traces",

@@ -72,7 +72,7 @@ def expose(run: Run, host: str, port: int) -> None:
         _runs[:] = [other for other in others if other not in ended[:-MOST_ENDED]]
         _runs.append(run)
         if _endpoint is None:
-            endpoint = Endpoint(host, port, RunsCollector(_views), _health)
+            endpoint = Endpoint(host, port, RunsCollector(_views), _health, stacks=_stacks)
             if endpoint.start() is not None:
                 _endpoint = endpoint
                 logger.info("metrics at %s/metrics", endpoint.url)
@@ -122,7 +122,13 @@ def _views() -> list[RunView]:
 
 def _health() -> tuple[bool, str]:
     runs = list(_runs)
-    return runs[-1].pipeline.health() if runs else (True, "ok: no run")
+    return runs[-1].stalls.health() if runs else (True, "ok: no run")
+
+
+def _stacks() -> str | None:
+    runs = list(_runs)
+    stacks = runs[-1].stalls.stacks if runs else None
+    return stacks() if stacks is not None else None
 
 
 def _hold(run: Run, endpoint: Endpoint, since: float, linger_s: float) -> None:

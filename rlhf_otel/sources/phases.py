@@ -51,6 +51,8 @@ class PhaseTotals(NamedTuple):
     """Phase to the times that it ended, on any thread."""
     function_seconds: dict[str, float]
     """Reward function to wall seconds; those of asynchronous ones overlap."""
+    longest: dict[str, float]
+    """Evaluation and checkpoint to the seconds that the longest of them took; without those of which none ended."""
 
 
 class Elsewhere(Protocol):
@@ -67,7 +69,8 @@ class PhaseRecorder:
     """Collects the phases of the step in progress, and totals over the run."""
 
     __slots__ = (
-        "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "elsewhere",
+        "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "absorbed_s",
+        "elsewhere",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -80,6 +83,8 @@ class PhaseRecorder:
         self._accounting = threading.Lock()
         self._stopped = False
         self.elsewhere: Elsewhere | None = None
+        self.absorbed_s = 0.0
+        """Seconds of evaluations and checkpoints until the end of the step that was taken last."""
 
     def adopt_thread(self) -> None:
         """Call the current thread the training thread."""
@@ -166,7 +171,10 @@ class PhaseRecorder:
             steps = self._accounts.steps
             while steps and steps[0][0] < number:
                 steps.popleft()
-            return steps.popleft()[1] if steps and steps[0][0] == number else []
+            if not steps or steps[0][0] != number:
+                return []
+            _, intervals, self.absorbed_s = steps.popleft()
+            return intervals
 
     def totals(self, now: int) -> PhaseTotals:
         """Totals until ``now``, with the time of the phases that are open; from any thread.
@@ -208,7 +216,9 @@ class _Accounts:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {phase.name: 0.0 for phase in PHASES}
-        self.steps: deque[tuple[int, list[Interval]]] = deque()
+        self.steps: deque[tuple[int, list[Interval], float]] = deque()
+        """Number, phases and what evaluations and checkpoints had taken by its end."""
+        self.longest: dict[str, float] = {}
         self.last_end = 0
         """When the training thread last left a phase."""
         self._counts: dict[str, int] = {phase.name: 0 for phase in PHASES}
@@ -226,7 +236,7 @@ class _Accounts:
             item = ended.popleft()
             if len(item) == 2:
                 number, innermost = item
-                self.steps.append((number, self._step))
+                self.steps.append((number, self._step, sum(self.seconds[phase] for phase in ABSORBING)))
                 self._step = []
                 self._settle(innermost)
             else:
@@ -239,6 +249,8 @@ class _Accounts:
         duration = exclusive = end - start
         if on_training_thread:
             self.last_end = max(self.last_end, end)
+            if phase in ABSORBING:
+                self.longest[phase] = max(self.longest.get(phase, 0.0), duration * 1e-9)
             exclusive -= self._claim(start)
             self._unclaimed.append((start, duration))
             self.seconds[_charged(opened)] += exclusive * 1e-9
@@ -278,7 +290,9 @@ class _Accounts:
             inner = min(inner, start)
         # A phase may have read the clock for its end before it was seen here as open, and longer.
         self._told = {phase: max(spent, self._told.get(phase, 0.0)) for phase, spent in seconds.items()}
-        return PhaseTotals(self._told.copy(), self._counts.copy(), self._function_seconds.copy())
+        return PhaseTotals(
+            self._told.copy(), self._counts.copy(), self._function_seconds.copy(), self.longest.copy()
+        )
 
 
 def _charged(opened: OpenInterval) -> str:
