@@ -128,9 +128,7 @@ def test_without_stacks_a_stall_is_told_all_the_same(world: World, start: Start,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_no_file_can_be_the_stacks_are_kept_in_mind(
-    world: World, start: Start, tmp_path: Path
-) -> None:
+def test_where_no_file_can_be_the_stacks_are_kept_in_mind(world: World, start: Start, tmp_path: Path) -> None:
     (tmp_path / "stacks.txt").mkdir()
     watch = start()
     world.limit_s = 0.0
