@@ -119,8 +119,6 @@ def test_a_reward_service_that_does_not_answer(
     assert stall["seconds"] > stall["limit_s"] >= FLOOR_S
     assert stall["phase_s"] <= stall["seconds"]
     assert stall["stacks"] == str(files / "stacks-rank0.txt")
-    steps = {record["step"]: record for record in journal(files, "step")}
-    assert steps[STALLS_AT]["wasted_s"]["stall"] > 0
     told = [record.getMessage() for record in caplog.records if "stalls:" in record.getMessage()]
     assert len(told) == 1
     assert "stacks-rank0.txt" in told[0]
