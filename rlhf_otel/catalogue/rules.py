@@ -196,7 +196,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "RunStalled", _OUTSIDE, _CRITICAL,
         "no step has finished for several times the usual step time",
         "A hanging collective, a reward service that does not answer, a deadlock, or a stopped process.",
-        "Look at the open phase (rlhf_phase_seconds_total grows in just one) and take stacks with py-spy dump.",
+        "Look at the open phase (rlhf_open_phase_seconds) and at the stacks: /stacks of the rank's endpoint, or stacks-rankN.txt beside "
+        "the journal, which is there even where the process answers nobody (docs/stalls.md); else py-spy dump.",
         "Heuristic: a multiple of the usual step, never below a floor; computed in process, so that slow runs do not page.",
         promql=PromQL(
             "(\n"
