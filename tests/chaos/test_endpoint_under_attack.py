@@ -107,6 +107,7 @@ def slow_loris(clients: int) -> Iterator[list[socket.socket]]:
             connection.close()
 
 
+@pytest.mark.slow
 def test_two_hundred_clients_at_once(unobserved: Outcome, tmp_path: Path) -> None:
     with Crowd(scrape, CLIENTS) as crowd:
         awaited = Awaiting(lambda: crowd.deeds > CLIENTS)

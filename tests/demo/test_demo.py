@@ -62,6 +62,7 @@ def test_a_fault_is_caught_by_both_engines_and_paged_once(tmp_path: Path) -> Non
     assert picture.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_healthy_run_is_silent_through_two_replicas(tmp_path: Path) -> None:
     evidence = run_demo(options(tmp_path, "none", 150), Console(record=True, width=120))
     assert evidence.end is not None

@@ -95,6 +95,7 @@ def test_all_the_way(watched: Watched) -> None:
     assert list(watched.targets.iterdir()) == []  # nothing is left behind
 
 
+@pytest.mark.slow
 def test_a_registered_target_that_nobody_can_scrape_is_a_ticket(watched: Watched) -> None:
     """Held for 20 scrapes, which are 20 seconds here; a page would be false, since training may well go on."""
     labels = {"run_id": "unseen", "rank": "0", "team": "alignment"}
@@ -108,6 +109,7 @@ def test_a_registered_target_that_nobody_can_scrape_is_a_ticket(watched: Watched
     assert told(watched.receiver.notifications, "page", "unseen") == []
 
 
+@pytest.mark.slow
 def test_a_receiver_that_refuses(watched: Watched) -> None:
     done = drill(
         *("--prometheus", watched.prometheus, "--file-sd", str(watched.targets)),

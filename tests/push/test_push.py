@@ -101,6 +101,7 @@ def test_what_a_collector_hands_on_is_the_scrape(
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 def test_the_generated_rules_judge_what_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
