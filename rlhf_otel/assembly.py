@@ -106,8 +106,10 @@ class Assembler:
         with faults.isolated("sources", "mapping what the trainer logged"):
             mapped = self._mapped(raw, logged)
         phases: list[PhaseInterval] = []
+        absorbed_s: float | None = None
         with faults.isolated("phases", "nesting a step's phases"):
             phases = nest(self._recorder.take_step(raw.phases))
+            absorbed_s = self._recorder.absorbed_s
         left_out = self._recorder.left_out
         record = StepRecord(
             step=raw.step,
@@ -123,6 +125,7 @@ class Assembler:
             device=self._recorder.take_device(raw.phases),
             phases_left_out=left_out,
             rollouts=raw.rollouts,
+            absorbed_s=absorbed_s,
         )
         if logged is not None and self._logged_step < raw.step:
             record.lag.update(dict.fromkeys(logged.values, raw.step - self._logged_step))

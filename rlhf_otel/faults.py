@@ -30,6 +30,7 @@ PLACES: Final = (
     "journal",
     "phases",
     "sources",
+    "stalls",
     "background",
     "system",
     "traces",

@@ -24,6 +24,7 @@ from rlhf_otel.checkpoints.process import Analysis, signals
 from rlhf_otel.detection.derived import add_evaluation_gap
 from rlhf_otel.detection.health import HealthScores
 from rlhf_otel.detection.of_a_rank import judges_of
+from rlhf_otel.detection.stall_limit import StallLimits
 from rlhf_otel.detection.waste import WasteTotals, account
 from rlhf_otel.exporters.journal_records import (
     checkpoint_analysis_record,
@@ -35,6 +36,7 @@ from rlhf_otel.records import (
     Anomaly,
     Health,
     HistogramState,
+    OpenPhase,
     RunEnd,
     RunIdentity,
     Snapshot,
@@ -52,9 +54,6 @@ logger = logging.getLogger("rlhf_otel")
 
 CHECKPOINTS_KEPT_IN_MIND: Final = 20
 """To find the last one before an anomaly, which may have begun several of them ago."""
-PEAK_DECAY: Final = 0.99
-"""Per-step decay of the slowest usual step: one long compilation is forgotten after some hundred steps."""
-
 
 _ABSENT: Final[dict[str, float | None]] = {signal.name: None for signal in SIGNALS if signal.momentary}
 
@@ -68,7 +67,6 @@ class Pipeline:
         """``directory`` is for the journal, which rank 0 keeps, and each rank's trace file; ``monitored`` says that a
         `RewardModelMonitor` watches the rewards."""
         self.identity = identity
-        self._settings = settings
         measurable = trl_keys.measurable(identity.algorithm, monitored)
         self._baselines, self._detector = judges_of(identity.rank, measurable, settings.rule_set)
         self._health_scores = HealthScores(self._detector.rules) if identity.rank == 0 else None
@@ -87,7 +85,7 @@ class Pipeline:
         self._histograms = {
             StepKind.GENERATE.value: HistogramState((0,) * (len(STEP_DURATION_BUCKETS) + 1), 0.0)
         }
-        self._peak_s = 0.0
+        self.limits = StallLimits(settings.stall_floor_s, settings.stall_multiple, settings.stall_patience_s)
         self._announced: RunEnd | None = None
         self._end: RunEnd | None = None
         self._drained = True
@@ -102,7 +100,7 @@ class Pipeline:
             verdicts=self._detector.verdicts,
             durations=dict(self._histograms),
             dropped=dict(self._dropped),
-            stall_threshold_s=settings.stall_floor_s,
+            stall_threshold_s=self.limits.step_s,
         )
 
     @property
@@ -164,7 +162,7 @@ class Pipeline:
         if record.unmapped:
             self._unmapped = self._capped(self._unmapped, record.unmapped, MAX_TRAINER_METRICS, "key")
         self._traces.note_anomalies(record, self._detector.verdicts)
-        self._peak_s = max(duration, self._peak_s * PEAK_DECAY)
+        absorbed_s = self._observe_duration(record)
         self.snapshot = self.snapshot._replace(
             step=record.step,
             time_s=record.time_ns / 1e9,
@@ -182,7 +180,8 @@ class Pipeline:
             truncated_tokens=self._waste.truncated_tokens,
             wasted=self._waste.seconds,
             skipped_steps=skipped_steps,
-            stall_threshold_s=max(self._settings.stall_floor_s, self._settings.stall_multiple * self._peak_s),
+            stall_threshold_s=self.limits.step_s,
+            absorbed_s=absorbed_s,
             dropped=self._dropped.copy(),
             telemetry_s=telemetry_s,
         )
@@ -278,15 +277,21 @@ class Pipeline:
             scrape_s=scrape_s,
         )
 
-    def health(self) -> tuple[bool, str]:
-        """Whether steps arrive and are sound; with the reason where not."""
+    def health(
+        self, stall_limit_s: float | None = None, open_phase: OpenPhase | None = None
+    ) -> tuple[bool, str]:
+        """Whether steps arrive and are sound; with the reason where not. ``stall_limit_s`` is how long the step in
+        progress may take as it is, by default what one without evaluations and checkpoints may."""
         snapshot, end = self.snapshot, self.end_of_run
         if end is not None:
             said = f"run {end.outcome} at step {end.step}: {end.reason}".rstrip(": ")
             return end.outcome is not Outcome.FAILED, said
         waited = time.time() - snapshot.time_s
-        if waited > snapshot.stall_threshold_s:
-            return False, f"stalled: no step for {waited:.0f} s after step {snapshot.step}"
+        if waited > (snapshot.stall_threshold_s if stall_limit_s is None else stall_limit_s):
+            where = (
+                f", in {open_phase.phase} for {open_phase.seconds:.0f} s" if open_phase is not None else ""
+            )
+            return False, f"stalled: no step for {waited:.0f} s after step {snapshot.step}{where}"
         for verdict in snapshot.verdicts:
             if verdict.active and verdict.rule.name == "NonFinite":
                 what = f"non-finite {verdict.signal} at step {verdict.first_step}"
@@ -346,6 +351,15 @@ class Pipeline:
             usual = duration.baseline if duration is not None else None
             account(record, usual, self.snapshot.stall_threshold_s)
             self._waste.add_step(record.rollout_s, record.wasted, record.truncated_tokens)
+
+    def _observe_duration(self, record: StepRecord) -> float:
+        """Learn how long a step takes; returns what evaluations and checkpoints have taken by its end."""
+        before, planned = self.snapshot.absorbed_s, self.snapshot.planned_steps
+        after = before if record.absorbed_s is None else record.absorbed_s
+        working_s = max(0.0, record.duration_s - (after - before))
+        with faults.isolated("stalls", "learning how long a step takes"):
+            self.limits.observe(record.kind.value, working_s, last=0 < planned <= record.step)
+        return after
 
     def _scored(self, statistics: Mapping[str, Statistics]) -> Health:
         """Health now: of the latest values and verdicts."""

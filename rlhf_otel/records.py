@@ -121,6 +121,8 @@ class StepRecord:
     """Prompt and completion tokens, of all ranks, that the step generated or trained on; 0 where unknown."""
     rollout_s: float = 0.0
     """Seconds that it spent on sampling and scoring completions."""
+    absorbed_s: float | None = None
+    """Seconds of the attempt's evaluations and checkpoints until its end; None where they are not known."""
     wasted: dict[str, float] = field(default_factory=dict)
     """Reason (``catalogue.spans.Waste``) to seconds of it that were in vain; only those above 0."""
 
@@ -237,6 +239,9 @@ class Snapshot(NamedTuple):
     saved: tuple[tuple[int, float], ...] = ()
     """Steps and Unix times of the latest checkpoints, the last one included."""
     stall_threshold_s: float = 0.0
+    """How long the next step may take without evaluations and checkpoints."""
+    absorbed_s: float = 0.0
+    """What those have taken in this attempt until the last step's end."""
     dropped: Mapping[str, int] = {}
     """Label to the number of series left out."""
     telemetry_s: float = 0.0
@@ -300,3 +305,6 @@ class RunView(NamedTuple):
     """By the guard; None without one."""
     open_phase: OpenPhase | None = None
     """None once the run has ended."""
+    stall_threshold_s: float | None = None
+    """How long the step in progress may take as it is now; None where nobody watches."""
+    stalls: int = 0

@@ -45,6 +45,7 @@ from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSampler
 from rlhf_otel.sources.trainer_seams import TrainerSeams
+from rlhf_otel.stalls.of_a_run import RunStalls
 from rlhf_otel.step_observer import StepObserver, sentence
 from rlhf_otel.step_recorder import StepRecorder
 from rlhf_otel.trainer_facts import (
@@ -111,6 +112,14 @@ class Run:
         self._observer: StepObserver | None = None
         self._last_step = 0
         self.ledger = Ledger(self.recorder)
+        self.stalls = RunStalls(
+            settings,
+            self.pipeline,
+            self.ledger,
+            self.steps,
+            lambda: self._last_step,
+            journal_directory(settings, trainer),
+        )
         self._ended = False
         self._process = os.getpid()
         self._checkpoints: CheckpointRoom | None = None
@@ -164,6 +173,7 @@ class Run:
         self.profiling.install_signal()
         self._enter_trace_context(planned_steps)
         self.steps.start()
+        self.stalls.start()
 
     def end_step(self, step: int, epoch: float | None) -> None:
         """A step has ended: note what there is, compute nothing."""
@@ -201,6 +211,7 @@ class Run:
             return
         self._ended = True
         self.ledger.end()
+        self.stalls.stop()
         self.recorder.read_device()
         atexit.unregister(self.abandoned)
         if self.actions is not None and self.actions.steering.stopped_because:
@@ -267,13 +278,13 @@ class Run:
 
     def view(self) -> RunView:
         """The run as a scrape sees it now."""
-        counts = self.seams.reward_functions
-        phases = self.ledger.totals()
+        counts, snapshot = self.seams.reward_functions, self.pipeline.snapshot
+        phases, open_phase = self.ledger.totals(), self.ledger.open_phase()
         rewards = self.rewards.latest if self.rewards is not None else Judgement()
         end = self.pipeline.end_of_run
         return RunView(
             self._run_identity,
-            self.pipeline.snapshot,
+            snapshot,
             trl_version(),
             phases.seconds,
             phases.counts,
@@ -292,7 +303,9 @@ class Run:
             rewards_dropped=rewards.dropped,
             device_seconds=getattr(self.recorder, "device_seconds", {}),
             updates_dropped=self.guard.dropped if self.guard is not None else None,
-            open_phase=self.ledger.open_phase() if end is None else None,
+            open_phase=open_phase if end is None else None,
+            stall_threshold_s=self.stalls.limit_s(snapshot, phases, open_phase),
+            stalls=self.stalls.count,
         )
 
     def _sample_signals(self) -> Samples | None:

@@ -75,7 +75,9 @@ def expose(run: Run, host: str, port: int, protection: Protection | None = None)
         _runs[:] = [other for other in others if other not in ended[:-MOST_ENDED]]
         _runs.append(run)
         if _endpoint is None:
-            endpoint = Endpoint(host, port, RunsCollector(_views), _health, protection=protection)
+            endpoint = Endpoint(
+                host, port, RunsCollector(_views), _health, stacks=_stacks, protection=protection
+            )
             if endpoint.start() is not None:
                 _endpoint = endpoint
                 _end_in_a_child()
@@ -126,7 +128,13 @@ def _views() -> list[RunView]:
 
 def _health() -> tuple[bool, str]:
     runs = list(_runs)
-    return runs[-1].pipeline.health() if runs else (True, "ok: no run")
+    return runs[-1].stalls.health() if runs else (True, "ok: no run")
+
+
+def _stacks() -> str | None:
+    runs = list(_runs)
+    stacks = runs[-1].stalls.stacks if runs else None
+    return stacks() if stacks is not None else None
 
 
 def _hold(run: Run, endpoint: Endpoint, since: float, linger_s: float) -> None:

@@ -116,7 +116,20 @@ class Settings(BaseModel):
         60.0, gt=0, description="Seconds without a step that never count as a stall."
     )
     stall_multiple: float = Field(
-        3.0, gt=1, description="Multiple of the slowest usual step that counts as a stall."
+        3.0,
+        gt=1,
+        description="Multiple of the usual step (99th percentile, slowest kind) that counts as a stall.",
+    )
+    stall_patience_s: float = Field(
+        1800.0,
+        gt=0,
+        description="Seconds that an evaluation, a checkpoint, the first step, which compiles, and what follows the last "
+        "one may take at least; of the first two also `stall_multiple` times the longest so far.",
+    )
+    stall_stacks: Literal["on", "off"] = Field(
+        "on",
+        description="Stacks of all threads at a stall, in a file beside the journal and at `/stacks`. They need "
+        "faulthandler's one timer: [stalls](stalls.md).",
     )
     linger_s: float = Field(
         60.0,
@@ -208,6 +221,7 @@ class Settings(BaseModel):
         "checkpoints",
         "device_times",
         "report",
+        "stall_stacks",
         "guard",
         "profile_signal",
         mode="before",
@@ -217,7 +231,7 @@ class Settings(BaseModel):
         """YAML reads a bare ``off`` as false. (Runs first: validators before go from last to first.)"""
         return "off" if value is False else value
 
-    @field_validator("samples", "checkpoints", "device_times", "report", mode="before")
+    @field_validator("samples", "checkpoints", "device_times", "report", "stall_stacks", mode="before")
     @classmethod
     def _yaml_on(cls, value: Any) -> Any:
         """... and a bare ``on`` as true."""

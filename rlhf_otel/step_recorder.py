@@ -57,6 +57,11 @@ class StepRecorder:
         self._telemetry_ns = 0
         self._step_start_ns = perf_counter_ns()
 
+    @property
+    def began_ns(self) -> int:
+        """``perf_counter_ns`` at the beginning of the step in progress; from any thread."""
+        return self._step_start_ns
+
     def start(self) -> None:
         """The first step begins here."""
         self._step_start_ns = perf_counter_ns()

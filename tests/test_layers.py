@@ -48,6 +48,7 @@ FLOOR = {
     "servers": 3,
     "sigterm": 3,
     "slow_steps": 3,
+    "stalls": 3,
     "step_observer": 3,
     "step_recorder": 3,
     "run_journal": 3,

@@ -17,7 +17,7 @@ from rlhf_otel.catalogue.rules import RULE_BY_NAME
 from rlhf_otel.catalogue.spans import Outcome, StepKind
 from rlhf_otel.exporters.journal import JournalWriter, read_journal
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import Anomaly, DeviceTimes, RunIdentity, StepRecord
+from rlhf_otel.records import Anomaly, DeviceTimes, OpenPhase, RunIdentity, StepRecord
 from rlhf_otel.settings import Settings
 from rlhf_otel.slow_steps import read_steps
 from rlhf_otel.step_traces import MOST_HELD
@@ -118,15 +118,35 @@ def test_an_evaluation_is_compared_with_training() -> None:
     assert (of.snapshot.evaluations, of.snapshot.evaluation) == (1, {"reward": 0.5})
 
 
-def test_the_stall_threshold_follows_the_slowest_usual_step() -> None:
-    of = a_pipeline(stall_floor_s=10.0, stall_multiple=3.0)
-    assert of.snapshot.stall_threshold_s == 10.0
-    observe(of, record(1, 1.0))
-    assert of.snapshot.stall_threshold_s == 10.0, "never below the floor"
-    observe(of, record(2, 100.0))
+def test_the_stall_threshold_follows_the_usual_step() -> None:
+    of = a_pipeline(stall_floor_s=10.0, stall_multiple=3.0, stall_patience_s=2000.0)
+    assert of.snapshot.stall_threshold_s == 2000.0, "the first step may compile"
+    observe(of, record(1, 100.0))
     assert of.snapshot.stall_threshold_s == 300.0
-    observe(of, *(record(step, 1.0) for step in range(3, 600)))
-    assert of.snapshot.stall_threshold_s == pytest.approx(10.0), "a compilation long ago is forgotten"
+    observe(of, record(2, 1.0))
+    assert of.snapshot.stall_threshold_s == 10.0, "never below the floor"
+    observe(of, record(3, 8.0))
+    assert of.snapshot.stall_threshold_s == 24.0
+
+
+def test_evaluations_and_checkpoints_are_no_part_of_a_usual_step() -> None:
+    of = a_pipeline(stall_floor_s=10.0)
+    observe(of, record(1, 4.0), record(2, 4.0))
+    long = record(3, 604.0)
+    long.absorbed_s = 600.0
+    observe(of, long)
+    assert (of.snapshot.stall_threshold_s, of.snapshot.absorbed_s) == (12.0, 600.0)
+    observe(of, record(4, 4.0))
+    assert of.snapshot.absorbed_s == 600.0, "where a step does not know, what was known stays"
+
+
+def test_what_follows_the_last_step_has_patience() -> None:
+    of = a_pipeline(stall_floor_s=10.0, stall_patience_s=2000.0)
+    of.snapshot = of.snapshot._replace(planned_steps=2)
+    observe(of, record(1))
+    assert of.snapshot.stall_threshold_s == 10.0
+    observe(of, record(2))
+    assert of.snapshot.stall_threshold_s == 2000.0
 
 
 # Anomalies
@@ -220,6 +240,8 @@ def test_a_run_without_steps_for_long_has_stalled() -> None:
     assert not well
     assert "stalled" in reason
     assert "after step 1" in reason
+    assert of.health(40.0)[0], "it is told that it may take longer"
+    assert of.health(30.0, OpenPhase("reward", 29.0))[1].endswith("after step 1, in reward for 29 s")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ class Run:
         self.ended = False
         self.end: RunEnd | None = None
         self.settings = SimpleNamespace(file_sd=None, linger_s=0.0)
-        self.pipeline = SimpleNamespace(identity=identity, health=lambda: (True, "ok"))
+        self.pipeline = SimpleNamespace(identity=identity)
+        self.stalls = SimpleNamespace(health=lambda: (True, "ok"), stacks=None)
 
     def view(self) -> RunView:
         return RunView(self.pipeline.identity, Snapshot(step=1), end=self.end)

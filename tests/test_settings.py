@@ -69,6 +69,8 @@ def give(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("trace_one_in", 7),
         ("stall_floor_s", 12.5),
         ("stall_multiple", 2.0),
+        ("stall_patience_s", 600.0),
+        ("stall_stacks", "off"),
         ("linger_s", 0),
         ("system_interval_s", 1.5),
         ("profile_signal", "SIGUSR1"),

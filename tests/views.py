@@ -195,6 +195,7 @@ def view_of(algorithm: str, rank: int = 0, functions: int = 10) -> RunView:
         checkpoint=ANALYSIS if rank == 0 else None,
         checkpoint_analyses={"done": 1, "failed": 1, "skipped": 1} if rank == 0 else {},
         open_phase=OpenPhase("reward", 0.5),
+        stall_threshold_s=300.0,
     )
 
 

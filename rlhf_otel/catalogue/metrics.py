@@ -65,10 +65,12 @@ RUN: Final = (
     Metric(
         "rlhf_stall_threshold_seconds",
         _G,
-        "Time without a finished step after which this rank counts as stalled: a multiple of its usual step, never below a floor.",
+        "Time without a finished step after which this rank counts as stalled, now: a multiple of its usual step, never below a floor, and longer by an "
+        "evaluation, a checkpoint, the first step and what follows the last one.",
         ("rank",),
         "seconds",
     ),
+    Metric("rlhf_stalls_total", _C, "Steps that took longer than that, in this attempt, as the process saw it while they did.", ("rank",)),
     Metric("rlhf_run_end_timestamp_seconds", _G, "Unix time at which the run ended; exists only afterwards.", ("outcome", "rank"), "seconds"),
     Metric("rlhf_tokens_total", _C, "Prompt and completion tokens of all ranks, in this attempt.", unit="tokens"),
     Metric("rlhf_truncated_tokens_total", _C, "Tokens of completions that were cut off, of all ranks, in this attempt.", unit="tokens"),

@@ -1,4 +1,4 @@
-"""The scrape endpoint: /metrics, /healthz and an index, on threads that training never waits for.
+"""The scrape endpoint: /metrics, /healthz, /stacks and an index, on threads that training never waits for.
 
 Nothing here knows what the metrics are: a registry is collected when somebody asks. One scrape is collected
 at a time, so that a crowd of clients is one thread that wants the interpreter beside training, not sixty.
@@ -41,11 +41,18 @@ HTML: Final = "text/html; charset=utf-8"
 INDEX: Final = b"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>rlhf_otel</title></head>
 <body><h1>rlhf_otel</h1><p>A training run, observed.</p>
-<ul><li><a href="/metrics">/metrics</a></li><li><a href="/healthz">/healthz</a></li></ul></body></html>
+<ul><li><a href="/metrics">/metrics</a></li><li><a href="/healthz">/healthz</a></li>
+<li><a href="/stacks">/stacks</a>: what all threads do now, and did at the last stall</li></ul></body></html>
 """
 
 Health = Callable[[], tuple[bool, str]]
 """Whether the run is well, and if not, why."""
+Stacks = Callable[[], str | None]
+"""What all threads do; None where nobody is to know."""
+STACKS_AGAIN_S: Final = 1.0
+"""For so long the stacks are those of the question before: a crowd that asks costs training nothing."""
+MOST_OF_STACKS: Final = 2**20
+"""Characters of stacks that are sent."""
 
 
 class Endpoint:
@@ -58,6 +65,7 @@ class Endpoint:
         registry: Collector | CollectorRegistry,
         health: Health,
         *,
+        stacks: Stacks | None = None,
         port_attempts: int = 32,
         max_connections: int = 64,
         request_timeout_s: float = 10.0,
@@ -75,6 +83,8 @@ class Endpoint:
         self.clients = ScrapeClients()
         self._registry = registry
         self._health = health
+        self._stacks = stacks
+        self._stacks_before: tuple[float, Answer] | None = None
         self._port_attempts = port_attempts
         self._max_connections = max_connections
         self._timeout_s = request_timeout_s
@@ -152,6 +162,8 @@ class Endpoint:
                 return self._metrics(request)
             case "/healthz":
                 return self._healthz()
+            case "/stacks":
+                return self._stacks_now()
             case "/":
                 return Answer(INDEX, HTML)
             case _:
@@ -201,6 +213,21 @@ class Endpoint:
         if well:
             return Answer(b"ok")
         return Answer(reason.encode(errors="replace"), status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _stacks_now(self) -> Answer:
+        before, now = self._stacks_before, time.monotonic()
+        if before is not None and now - before[0] < STACKS_AGAIN_S:
+            return before[1]
+        try:
+            text = self._stacks() if self._stacks is not None else None
+        except Exception as error:  # noqa: BLE001 - recorded with its traceback
+            faults.record("endpoint", error, "taking the stacks of all threads")
+            return Answer(b"no stacks: see the run's log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        if text is None:
+            return Answer(b"no run, or stall_stacks is off\n", status=HTTPStatus.NOT_FOUND)
+        answer = Answer(text[:MOST_OF_STACKS].encode(errors="backslashreplace"))
+        self._stacks_before = now, answer
+        return answer
 
     def _renew_locks(self) -> None:
         self._lock = threading.RLock()  # a signal handler may close what its own thread is starting

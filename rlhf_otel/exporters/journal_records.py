@@ -75,6 +75,23 @@ def profile_record(asked_by: str, outcome: str, detail: str) -> Record:
     return {"type": "profile", "time": now, "asked_by": asked_by, "outcome": outcome, "detail": detail}
 
 
+class _Stall(Protocol):
+    """A step that takes longer than it may, as a named tuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+def stall_record(stall: _Stall, rank: int) -> Record:
+    """A step that takes longer than it may, and where its stacks are."""
+    fields = stall._asdict()
+    for name in ("phase_s", "seconds", "limit_s"):
+        fields[name] = round(fields[name], 3)
+    told = {name: value for name, value in fields.items() if value not in ("", False)}
+    if "path" in told:
+        told["stacks"] = told.pop("path")
+    return {"type": "stall", "time": _seconds(time.time_ns()), "rank": rank, **told}
+
+
 def health_record(health: Health, step: int, time_ns: int) -> Record:
     """Health of the run from this step on, until the next such record."""
     return {

@@ -50,6 +50,8 @@ class PhaseTotals(NamedTuple):
     """Phase to the times that it ended, on any thread."""
     function_seconds: dict[str, float]
     """Reward function to wall seconds; those of asynchronous ones overlap."""
+    longest: dict[str, float]
+    """Evaluation and checkpoint to the seconds that the longest of them took; without those of which none ended."""
 
 
 class Elsewhere(Protocol):
@@ -66,7 +68,8 @@ class PhaseRecorder:
     """Collects the phases of the step in progress, and totals over the run."""
 
     __slots__ = (
-        "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "elsewhere", "left_out",
+        "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "absorbed_s",
+        "elsewhere", "left_out",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -81,6 +84,8 @@ class PhaseRecorder:
         self.elsewhere: Elsewhere | None = None
         self.left_out = 0
         """Phases of the step that was taken last that were too many to be kept."""
+        self.absorbed_s = 0.0
+        """Seconds of evaluations and checkpoints until the end of the step that was taken last."""
 
     def adopt_thread(self) -> None:
         """Call the current thread the training thread."""
@@ -170,7 +175,7 @@ class PhaseRecorder:
             if not steps or steps[0][0] != number:
                 self.left_out = 0
                 return []
-            _, intervals, self.left_out = steps.popleft()
+            _, intervals, self.left_out, self.absorbed_s = steps.popleft()
             return intervals
 
     def read_device(self) -> None:
@@ -220,8 +225,10 @@ class _Accounts:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {phase.name: 0.0 for phase in PHASES}
-        self.steps: deque[tuple[int, list[Interval], int]] = deque()
-        """Of steps that have ended the number, the phases that are kept, and how many are not."""
+        self.steps: deque[tuple[int, list[Interval], int, float]] = deque()
+        """Of steps that have ended the number, the phases that are kept, how many are not, and what evaluations and
+        checkpoints had taken by its end."""
+        self.longest: dict[str, float] = {}
         self.last_end = 0
         """When the training thread last left a phase."""
         self._counts: dict[str, int] = {phase.name: 0 for phase in PHASES}
@@ -241,7 +248,8 @@ class _Accounts:
         for opened, end, failed in zip(*[iter(entries)] * 3, strict=True):
             if opened is None:
                 number, innermost = end, failed
-                self.steps.append((number, self._step, self._beyond))
+                absorbed = sum(self.seconds[phase] for phase in ABSORBING)
+                self.steps.append((number, self._step, self._beyond, absorbed))
                 self._step, self._beyond = [], 0
                 self._settle(innermost)
             else:
@@ -254,6 +262,8 @@ class _Accounts:
         duration = exclusive = end - start
         if on_training_thread:
             self.last_end = max(self.last_end, end)
+            if phase in ABSORBING:
+                self.longest[phase] = max(self.longest.get(phase, 0.0), duration * 1e-9)
             exclusive -= self._claim(start)
             self._unclaimed.append((start, duration))
             self.seconds[_charged(opened)] += exclusive * 1e-9
@@ -295,7 +305,9 @@ class _Accounts:
             inner = min(inner, start)
         # A phase may have read the clock for its end before it was seen here as open, and longer.
         self._told = {phase: max(spent, self._told.get(phase, 0.0)) for phase, spent in seconds.items()}
-        return PhaseTotals(self._told.copy(), self._counts.copy(), self._function_seconds.copy())
+        return PhaseTotals(
+            self._told.copy(), self._counts.copy(), self._function_seconds.copy(), self.longest.copy()
+        )
 
 
 def _charged(opened: OpenInterval) -> str:

@@ -28,6 +28,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Exemplar
 
 from rlhf_otel import faults
+from rlhf_otel.exporters import endpoint as endpoint_module
 from rlhf_otel.exporters.endpoint import Endpoint
 
 try:
@@ -225,6 +226,43 @@ def test_the_index_links_to_the_pages(serve: Serve) -> None:
     assert (status, content_type) == (200, "text/html; charset=utf-8")
     assert b'href="/metrics"' in body
     assert b'href="/healthz"' in body
+    assert b'href="/stacks"' in body
+
+
+def test_stacks_as_text(serve: Serve) -> None:
+    endpoint = serve(stacks=lambda: 'File "f.py", line 1 in größer')
+    status, content_type, body = get(endpoint, "/stacks")
+    assert (status, content_type) == (200, "text/plain; charset=utf-8")
+    assert body.decode() == 'File "f.py", line 1 in größer'
+
+
+@pytest.mark.parametrize("settings", [{}, {"stacks": lambda: None}], ids=["nobody has any", "switched off"])
+def test_no_stacks(serve: Serve, settings: dict[str, Any]) -> None:
+    assert get(serve(**settings), "/stacks")[0] == 404
+
+
+def test_stacks_are_taken_once_for_a_crowd_and_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_module, "STACKS_AGAIN_S", 3600.0)
+    monkeypatch.setattr(endpoint_module, "MOST_OF_STACKS", 3)
+    taken: list[int] = []
+
+    def take() -> str:
+        taken.append(1)
+        return "long text"
+
+    endpoint = serve(stacks=take)
+    assert {get(endpoint, "/stacks")[2] for _ in range(5)} == {b"lon"}
+    assert len(taken) == 1
+    monkeypatch.setattr(endpoint_module, "STACKS_AGAIN_S", 0.0)
+    get(endpoint, "/stacks")
+    assert len(taken) == 2
+
+
+def test_stacks_that_fail_are_a_fault(serve: Serve) -> None:
+    endpoint = serve(stacks=lambda: str(1 // 0))
+    assert get(endpoint, "/stacks")[0] == 500
+    assert faults.counts()["endpoint"] == 1
+    assert get(endpoint)[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ file: the interpreter shuts down as it always does. The parent answers with the 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -158,6 +159,18 @@ def nan_reward(folder: Path) -> None:
         return [float("nan"), *scores[1:]] if trainer_state.global_step == STRIKES - 1 else scores
 
     train(folder, reward_funcs=[broken])
+
+
+def held_interpreter(folder: Path) -> None:
+    """Native code in a reward function keeps the GIL until something is written to the pipe ``gate``."""
+    gate = os.open(folder / "gate", os.O_RDONLY)
+
+    def never_lets_go(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        if trainer_state.global_step == STRIKES - 1:
+            ctypes.PyDLL(None).read(gate, ctypes.create_string_buffer(1), 1)
+        return variety(completions)
+
+    train(folder, reward_funcs=[never_lets_go])
 
 
 def exception(folder: Path) -> None:
