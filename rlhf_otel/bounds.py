@@ -14,9 +14,10 @@ from rlhf_otel.exporters.listener import JOIN_S
 from rlhf_otel.run import ANALYSIS_S, FLUSH_S
 from rlhf_otel.serving import DISK_S, FORGET_S
 from rlhf_otel.sources.system import STOP_S as SAMPLER_S
+from rlhf_otel.stalls.watch import STOP_S as WATCH_S
 
-END_S: Final = SAMPLER_S + 4 * FLUSH_S
-"""What ``train()`` waits for at its end: the sampler; steps, and at the close steps, spans and the last push."""
+END_S: Final = SAMPLER_S + WATCH_S + 4 * FLUSH_S
+"""What ``train()`` waits for at its end: the sampler and the watch for stalls; steps, and at the close steps, spans and the last push."""
 ACTIONS_S: Final = 2 * CLOSE_S
 """More of that with actions: steps, and then spans, or what is under way."""
 CHECKPOINTS_S: Final = 2 * FLUSH_S + ANALYSIS_S + WORKER_S
