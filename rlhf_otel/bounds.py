@@ -17,7 +17,8 @@ from rlhf_otel.sources.system import STOP_S as SAMPLER_S
 from rlhf_otel.stalls.watch import STOP_S as WATCH_S
 
 END_S: Final = SAMPLER_S + WATCH_S + 4 * FLUSH_S
-"""What ``train()`` waits for at its end: the sampler and the watch for stalls; steps, and at the close steps, spans and the last push."""
+"""What ``train()`` waits for at its end: the sampler, the watch for stalls, and steps; at the close steps,
+spans and the last push."""
 ACTIONS_S: Final = 2 * CLOSE_S
 """More of that with actions: steps, and then spans, or what is under way."""
 CHECKPOINTS_S: Final = 2 * FLUSH_S + ANALYSIS_S + WORKER_S
