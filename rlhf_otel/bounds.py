@@ -14,11 +14,13 @@ from rlhf_otel.exporters.listener import JOIN_S
 from rlhf_otel.run import ANALYSIS_S, FLUSH_S, SIGTERM_S
 from rlhf_otel.serving import DISK_S, FORGET_S
 from rlhf_otel.sources.system import STOP_S as SAMPLER_S
+from rlhf_otel.stalls.watch import STOP_S as WATCH_S
 
 BEFORE_HANDLER_S: Final = 2 * SIGTERM_S
 """What a user's handler of SIGTERM waits for."""
-END_S: Final = SAMPLER_S + 4 * FLUSH_S
-"""What ``train()`` waits for at its end: the sampler; steps, and at the close steps, spans and the last push."""
+END_S: Final = SAMPLER_S + WATCH_S + 4 * FLUSH_S
+"""What ``train()`` waits for at its end: the sampler, the watch for stalls, and steps; at the close steps,
+spans and the last push."""
 ACTIONS_S: Final = 2 * CLOSE_S
 """More of that with actions: steps, and then spans, or what is under way."""
 CHECKPOINTS_S: Final = 2 * FLUSH_S + ANALYSIS_S + WORKER_S

@@ -245,6 +245,7 @@ class Run:
         self.pipeline.end(outcome, reason, self._last_step, FLUSH_S)
         serving.ended(self, self.settings.linger_s)
         self.pipeline.close(FLUSH_S)
+        self.stalls.close()
         if self.settings.report == "on" and self._run_identity.rank == 0:
             directory = files_directory(self.settings, self._trainer)
             end_report.write(directory, wait=outcome is not Outcome.INTERRUPTED)

@@ -45,7 +45,7 @@ class RunStalls:
         self._watch = StallWatch(
             self._see, self._tell, settings.stall_floor_s, self._file if wanted else None
         )
-        self.start, self.stop = self._watch.start, self._watch.stop
+        self.start, self.stop, self.close = self._watch.start, self._watch.stop, self._watch.close
         self.stacks: Callable[[], str] | None = self._stacks if wanted else None
         """Says what all threads do now, and did at the last stall; None where that is switched off."""
 

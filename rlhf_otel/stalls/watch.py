@@ -62,7 +62,7 @@ class Stall(NamedTuple):
 
 
 class StallWatch:
-    """Watches one run from :meth:`start` to :meth:`stop`."""
+    """Watches one run from :meth:`start` to :meth:`close`."""
 
     def __init__(
         self,
@@ -94,8 +94,12 @@ class StallWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, within a bound. Harmless when called again."""
+        """End soon; waits for nothing."""
         self._stopping.set()
+
+    def close(self) -> None:
+        """End, within a bound. Harmless when called again."""
+        self.stop()
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join(STOP_S)
@@ -166,6 +170,8 @@ class StallWatch:
             self._file.append(f"\nThese stacks: {said}\n")
         if sight is None or armed.began_ns == self._told_of:
             return
+        if sight.began_ns == armed.began_ns and sight.taken_s(now_ns) <= sight.limit_s:
+            return  # an evaluation has begun since the timer was set, which may take longer
         self._told_of = armed.began_ns
         self._stalled(armed, phase, now_ns, self._path, gil_held=True)
 

@@ -72,7 +72,7 @@ def start(world: World, tmp_path: Path) -> Iterator[Start]:
 
     yield started_with
     for watch in started:
-        watch.stop()
+        watch.close()
     assert not timer._armed
     assert not [thread for thread in threading.enumerate() if thread.name == "rlhf_otel-stalls"]
 
@@ -81,7 +81,7 @@ def test_a_step_within_its_limit_is_left_alone(world: World, start: Start, tmp_p
     watch = start()
     world.looked()
     assert timer._armed
-    watch.stop()
+    watch.close()
     assert world.told == []
     assert watch.latest == ""
     assert not (tmp_path / "stacks.txt").exists()
@@ -200,7 +200,7 @@ native_code_that_never_lets_go()
 began.append(perf_counter_ns())  # the step ends before the watch can look
 await_(lambda: told)
 print(told, len(watch.latest))
-watch.stop()
+watch.close()
 """,
         tmp_path,
         1.0,
@@ -233,7 +233,7 @@ for child_arms in (False, True):
     statuses.append(os.wait()[1])
 await_(lambda: timer._armed)
 print(statuses, told)
-watch.stop()
+watch.close()
 """,
         tmp_path,
         600.0,
