@@ -182,10 +182,11 @@ LIVENESS_RULES: Final[tuple[Rule, ...]] = (
         "no step has finished for several times the usual step time",
         "A hanging collective, a reward service that does not answer, a deadlock, a stopped process; or, of a rank that does "
         "not answer scrapes, its node or the network to it.",
-        "Read the stacks of the rank that is named, in the phase that is named: the other ranks only wait for it. Where it "
-        "does not answer, see whether its node does (ssh, scheduler) and whether the process is stopped (state T in ps: "
-        "kill -CONT). If it cannot be freed, kill the run and resume from the last checkpoint; that it is killed is not "
-        "paged again.",
+        "Read the stacks of the rank that is named, in the phase that is named; the other ranks only wait for it. They are at "
+        "/stacks of its endpoint, and in stacks-rankN.txt beside the journal, also where the process answers nobody "
+        "(docs/stalls.md); else take them with py-spy dump. Where it does not answer, see whether its node does (ssh, scheduler) "
+        "and whether the process is stopped (state T in ps: kill -CONT). If it cannot be freed, kill the run and resume from "
+        "the last checkpoint; that it is killed is not paged again.",
         "Heuristic: a multiple of the usual step, never below a floor; computed in process, so that slow runs do not page. "
         "Of a rank that lets two scrapes wait until their timeout the time since its last step is compared; and 2 "
         "minutes without an answer are enough, as they are for a rank that is gone.",
