@@ -3,8 +3,9 @@
     python benchmarks/soak.py [--minutes 60] [--rate 200] [--json FILE] [--quick]
 
 The stub trainer steps at a fixed rate with everything on, another process scrapes once a second, and every half minute a
-loss is no number, so that a rule is in breach (it fires anew only after minutes without) and a trace is kept. Each window is compared with the first ones, in which
-baselines warm up and buffers fill. What the trainer itself keeps for ever (its log history) is forgotten.
+loss is no number, so that a rule is in breach (it fires anew only after minutes without) and a trace is kept. The last third
+is compared with the first, without the tenth in which baselines warm up and buffers fill. What the trainer itself keeps for
+ever (its log history) is forgotten.
 """
 
 from __future__ import annotations
