@@ -3,8 +3,9 @@
     python benchmarks/soak.py [--minutes 60] [--rate 200] [--json FILE] [--quick]
 
 The stub trainer steps at a fixed rate with everything on, another process scrapes once a second, and every half minute a
-loss is no number, so that a rule fires and a trace is kept. Each window is compared with the first ones, in which
-baselines warm up and buffers fill. What the trainer itself keeps for ever (its log history) is forgotten.
+loss is no number, so that a rule is in breach (it fires anew only after minutes without) and a trace is kept. The last third
+is compared with the first, without the tenth in which baselines warm up and buffers fill. What the trainer itself keeps for
+ever (its log history) is forgotten.
 """
 
 from __future__ import annotations
@@ -117,10 +118,15 @@ def soak(minutes: float, rate: float) -> dict[str, Any]:
     finally:
         scraper.close()
     run.pipeline.flush(60.0)
-    counts, fired = run.pipeline.telemetry(0, 0.0), sum(v.total for v in run.pipeline.snapshot.verdicts)
+    counts, snapshot = run.pipeline.telemetry(0, 0.0), run.pipeline.snapshot
     trainer.end()
     serving.close()
-    return {"windows": windows, "dropped": dict(counts.dropped), "anomalies": fired}
+    return {
+        "windows": windows,
+        "dropped": dict(counts.dropped),
+        "anomalies": sum(verdict.total for verdict in snapshot.verdicts),
+        "nonfinite_losses": snapshot.nonfinite["loss"],
+    }
 
 
 def _steps(trainer: StubTrainer, steps: int, rate: float) -> tuple[list[Cost], int]:
@@ -229,7 +235,10 @@ def main() -> int:
     found = soak(0.5 if arguments.quick else arguments.minutes, arguments.rate)
     grown, dropped = not_flat(found["windows"]), sum(found["dropped"].values())
     said = ", ".join(f"{name} {numbers}" for name, numbers in grown.items()) or "nothing"
-    print(f"{found['anomalies']} anomalies, {dropped} dropped; {said} grew")
+    print(
+        f"{found['anomalies']} anomalies, non-finite losses seen {found['nonfinite_losses']} times, {dropped} dropped; "
+        f"{said} grew"
+    )
     if arguments.json:
         rows = [window._asdict() for window in found["windows"]]
         report = {"machine": machine(), "versions": versions(["rlhf-otel", "trl"]), **found}
