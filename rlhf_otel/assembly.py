@@ -84,6 +84,7 @@ class Assembler:
         self._generated_ns = perf_counter_ns()
         self._logged: MappedLogs | None = None
         self._logged_step = 0
+        self._hooked: set[str] = set()
         self._skipped = 0
 
     def log(self, logs: Mapping[Any, Any], step: int) -> dict[str, float]:
@@ -102,6 +103,10 @@ class Assembler:
         """The step's record, and the tokens that it added. In the order of the steps. A part that raises loses
         its own values."""
         logged, self._logged = self._logged, None
+        if logged is not None and self._logged_step < raw.step:
+            for name in self._hooked:  # the step before has it already, and a NaN counts once
+                logged.values.pop(name, None)
+        self._hooked = {name for name, _, lag in raw.readings if lag == 0}
         mapped = MappedLogs()
         with faults.isolated("sources", "mapping what the trainer logged"):
             mapped = self._mapped(raw, logged)

@@ -102,6 +102,25 @@ def test_of_two_steps_that_are_read_at_once_the_newer_counts_unless_the_older_fa
     assert (failed.lag, failed.nonfinite) == ({"loss": 1}, {"loss": 1})
 
 
+def test_what_a_hook_saw_is_not_seen_again_in_the_log_that_follows() -> None:
+    training = Training()
+    counted = []
+    for loss in (1.0, NAN, 2.0, 3.0):
+        record = training.end_step(readings=readings(("loss", loss, 0)))
+        counted.append(record.nonfinite)
+        training.assembler.log({"loss": loss, "grad_norm": 1.0}, training.step)
+    assert counted == [{}, {"loss": 1}, {}, {}]
+    assert (record.values["loss"], record.values["grad_norm"], record.lag) == (3.0, 1.0, {"grad_norm": 1})
+
+
+def test_a_nan_that_only_the_log_shows_is_told_a_step_later() -> None:
+    training = Training()
+    training.end_step()
+    training.assembler.log({"loss": NAN}, training.step)
+    record = training.end_step(readings=readings(("loss", 1.0, 0)))
+    assert (record.nonfinite, record.lag) == ({"loss": 1}, {"loss": 1})
+
+
 @pytest.mark.parametrize("odd", [None, "text", torch.tensor([1.0, 2.0]), object()], ids=repr)
 def test_a_scalar_that_is_no_number_costs_only_itself(odd: Any) -> None:
     record = Training().end_step({"kl": 0.1}, readings=readings(("loss", odd, 0), ("grad_norm", 2.0, 0)))
