@@ -156,6 +156,31 @@ PHASES: Final = Section(
         ),
     ),
 )
+KEPT: Final = Section(
+    "Kept steps and stalls",
+    (
+        metric(
+            "rlhf_kept_steps_total",
+            "Steps kept as traces",
+            "Few of slow, anomaly and failed are good; one_in_k are healthy ones.",
+            "sum by (reason) (increase(rlhf_kept_steps_total[$__rate_interval]))",
+            "{{reason}}",
+            empty="no step was kept but the first",
+            minimum=0.0,
+            width=12,
+        ),
+        metric(
+            "rlhf_stalls_total",
+            "Stalls",
+            "0 is good; the stacks are at /stacks of that rank, and in its file.",
+            "max by (rank) (rlhf_stalls_total)",
+            "rank {{rank}}",
+            empty="no rank was scraped",
+            minimum=0.0,
+            width=12,
+        ),
+    ),
+)
 RANKS: Final = Section(
     "Ranks",
     (
@@ -277,5 +302,5 @@ SLOW_STEPS: Final = Board(
     "rlhf-slow-steps",
     "RLHF / Slow steps",
     f"Where the time of steps goes. {RULE_BY_NAME['SlowStep'].cause}",
-    (NOW, DURATIONS, PHASES, WASTE, RANKS),
+    (NOW, DURATIONS, PHASES, WASTE, KEPT, RANKS),
 )
