@@ -159,21 +159,28 @@ PHASES: Final = Section(
 KEPT: Final = Section(
     "Kept steps and stalls",
     (
-        metric(
-            "rlhf_kept_steps_total",
+        Panel(
+            Kind.BAR_GAUGE,
             "Steps kept as traces",
-            "Few of slow, anomaly and failed are good; one_in_k are healthy ones.",
-            "sum by (reason) (increase(rlhf_kept_steps_total[$__rate_interval]))",
-            "{{reason}}",
-            empty="no step was kept but the first",
-            minimum=0.0,
+            METRIC_BY_NAME["rlhf_kept_steps_total"].help
+            + " Few that were slow, anomalous or failed are good; "
+            "one_in_k are healthy ones.",
+            "short",
+            (
+                Query(
+                    "sort_desc(max by (reason) (max_over_time(rlhf_kept_steps_total[$__range])))",
+                    "{{reason}}",
+                ),
+            ),
+            "no step was kept but the first",
             width=12,
+            height=8,
         ),
         metric(
             "rlhf_stalls_total",
             "Stalls",
             "0 is good; the stacks are at /stacks of that rank, and in its file.",
-            "max by (rank) (rlhf_stalls_total)",
+            "max by (rank) (increase(rlhf_stalls_total[$__rate_interval]))",
             "rank {{rank}}",
             empty="no rank was scraped",
             minimum=0.0,
