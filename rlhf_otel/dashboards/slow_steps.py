@@ -156,6 +156,38 @@ PHASES: Final = Section(
         ),
     ),
 )
+KEPT: Final = Section(
+    "Kept steps and stalls",
+    (
+        Panel(
+            Kind.BAR_GAUGE,
+            "Steps kept as traces",
+            METRIC_BY_NAME["rlhf_kept_steps_total"].help
+            + " Few that were slow, anomalous or failed are good; "
+            "one_in_k are healthy ones.",
+            "short",
+            (
+                Query(
+                    "sort_desc(max by (reason) (max_over_time(rlhf_kept_steps_total[$__range])))",
+                    "{{reason}}",
+                ),
+            ),
+            "no step was kept but the first",
+            width=12,
+            height=8,
+        ),
+        metric(
+            "rlhf_stalls_total",
+            "Stalls",
+            "0 is good; the stacks are at /stacks of that rank, and in its file.",
+            "max by (rank) (increase(rlhf_stalls_total[$__rate_interval]))",
+            "rank {{rank}}",
+            empty="no rank was scraped",
+            minimum=0.0,
+            width=12,
+        ),
+    ),
+)
 RANKS: Final = Section(
     "Ranks",
     (
@@ -277,5 +309,5 @@ SLOW_STEPS: Final = Board(
     "rlhf-slow-steps",
     "RLHF / Slow steps",
     f"Where the time of steps goes. {RULE_BY_NAME['SlowStep'].cause}",
-    (NOW, DURATIONS, PHASES, WASTE, RANKS),
+    (NOW, DURATIONS, PHASES, WASTE, KEPT, RANKS),
 )

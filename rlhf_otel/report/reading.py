@@ -16,7 +16,7 @@ from rlhf_otel.replay.reports.wording import notes
 from rlhf_otel.report.curves import Curve
 from rlhf_otel.report.findings import live, replayed
 from rlhf_otel.report.phases import PhaseLedger
-from rlhf_otel.report.story import Record, Story
+from rlhf_otel.report.story import Record, Stalled, Story
 
 _LISTS: Final = {
     "run": "attempts",
@@ -75,6 +75,9 @@ class _Records:
             self._histograms(record)
         elif kind in ("anomaly", "action"):
             self.told.append(record)
+        elif kind == "stall":
+            if len(self._story.stalls) < _MAX_OTHERS:
+                self._story.stalls.append(_stalled(record))
         elif kind in _LISTS:
             getattr(self._story, _LISTS[kind]).append(record)
         elif kind not in ("end", "ledger"):
@@ -86,6 +89,17 @@ class _Records:
         for name, histogram in record.get("reward_histograms", {}).items():
             kept = self._story.histograms.setdefault(name, [])
             kept[1:] = [(record["step"], histogram)]
+
+
+def _stalled(record: Record) -> Stalled:
+    return Stalled(
+        int(record["step"]),
+        str(record.get("phase", "")),
+        float(record["seconds"]),
+        float(record["limit_s"]),
+        str(record.get("stacks", "")),
+        bool(record.get("gil_held", False)),
+    )
 
 
 def _add_step(story: Story, record: StepRecord) -> None:

@@ -34,6 +34,22 @@ class Finding:
         return f"step {first}" if first == self.last_step else f"steps {first} to {self.last_step}"
 
 
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """A step that took longer than it may."""
+
+    step: int
+    phase: str
+    """In which it was then; empty where in none."""
+    seconds: float
+    """Of the step, until it was told."""
+    limit_s: float
+    """What the step might take."""
+    stacks: str
+    """File with the stacks of all threads; empty where none were taken."""
+    gil_held: bool
+
+
 @dataclass(slots=True)
 class Phases:
     """Where the time went: each phase's own seconds in each stretch of the run."""
@@ -81,6 +97,8 @@ class Story:
     evaluations: list[Record] = field(default_factory=list)
     checkpoints: list[Record] = field(default_factory=list)
     analyses: list[Record] = field(default_factory=list)
+    stalls: list[Stalled] = field(default_factory=list)
+    """Of rank 0, in their order."""
     others: dict[str, list[Record]] = field(default_factory=dict)
     """Records of further types, by type."""
     phases: Phases = field(default_factory=Phases)

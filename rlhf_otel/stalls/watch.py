@@ -86,6 +86,8 @@ class StallWatch:
         self._told_of = 0
         """Beginning of the last step that was told of."""
         self._armed: Sight | None = None
+        self._due_ns = 0
+        """When the timer writes."""
 
     def start(self) -> None:
         """Begin; on the training thread."""
@@ -140,7 +142,9 @@ class StallWatch:
     def _arm(self, sight: Sight, left_s: float) -> None:
         if self._file is not None:
             self._armed = sight
-            timer.arm(left_s + 2 * self._looks_s, self._file.descriptor)
+            due_s = left_s + 2 * self._looks_s
+            self._due_ns = perf_counter_ns() + int(due_s * 1e9)
+            timer.arm(due_s, self._file.descriptor)
 
     def _disarm(self) -> None:
         if self._armed is not None:
@@ -164,6 +168,8 @@ class StallWatch:
         assert self._file is not None
         phase = _grown(armed.phase_seconds, sight.phase_seconds) if sight is not None else None
         phase = phase or armed.open_phase or OpenPhase("other", 0.0)
+        if sight is not None and sight.began_ns <= self._due_ns:
+            armed = sight  # where steps are shorter than the time between looks, others ended before the GIL was held
         said = f"{_said(armed, phase, now_ns)}; the interpreter was held until now"
         self.latest = f"{said}\n{written}"
         with faults.isolated("stalls", "writing stacks beside the journal"):

@@ -153,6 +153,8 @@ def side_text(picture: Picture) -> str:
     lines += ["", "Anomalies" if picture.anomalies else "No anomalies"]
     for rule, (severity, step, active) in picture.anomalies.items():
         lines.append(f"{severity:<8} {rule} from step {step}{'' if active else ', over'}")
+    if picture.stalls:
+        lines.append(f"{picture.stalls} {'stall' if picture.stalls == 1 else 'stalls'}")
     if picture.gpus:
         lines += ["", "GPUs"]
     lines += [_gpu(device, gpu) for device, gpu in picture.gpus.items()]

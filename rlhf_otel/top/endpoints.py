@@ -125,6 +125,10 @@ def _ended(picture: Picture, labels: Labels, value: float) -> None:
     picture.state = labels["outcome"]
 
 
+def _stalls(picture: Picture, labels: Labels, value: float) -> None:
+    picture.stalls = int(value)
+
+
 def _active(picture: Picture, labels: Labels, value: float) -> None:
     _, step, _ = picture.anomalies.get(labels["rule"], ("", 0, False))
     picture.anomalies[labels["rule"]] = (labels["severity"], step, value > 0)
@@ -142,6 +146,7 @@ _TAKEN: Final[dict[str, Callable[[Picture, Labels, float], None]]] = {
     "rlhf_phase_seconds_total": _phase,
     "rlhf_last_progress_timestamp_seconds": _progress,
     "rlhf_run_end_timestamp_seconds": _ended,
+    "rlhf_stalls_total": _stalls,
     "rlhf_anomaly_active": _active,
     "rlhf_anomaly_first_step": _first,
 }

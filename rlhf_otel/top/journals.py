@@ -53,9 +53,13 @@ class JournalWatch:
             record = decode(line)
         except ValueError:
             return
-        take = {"run": self._run, "step": self._step, "anomaly": self._anomaly, "end": self._end}.get(
-            record["type"]
-        )
+        take = {
+            "run": self._run,
+            "step": self._step,
+            "stall": self._stall,
+            "anomaly": self._anomaly,
+            "end": self._end,
+        }.get(record["type"])
         if take is not None:
             with contextlib.suppress(*FOREIGN):  # a record that is not as we write them says nothing here
                 take(record)
@@ -82,6 +86,9 @@ class JournalWatch:
         for rule, (severity, step, _) in picture.anomalies.items():
             latched = record["step"] - step <= LATCH_STEPS
             picture.anomalies[rule] = (severity, step, active.get(rule, latched))
+
+    def _stall(self, record: Record) -> None:
+        self._picture.stalls += 1
 
     def _anomaly(self, record: Record) -> None:
         self._picture.anomalies[record["rule"]] = (record["severity"], record["first_step"], True)

@@ -124,6 +124,51 @@ def test_health_waste_and_monitors_are_told_where_a_journal_has_them(journal_of:
     assert "Reliability of judge" in text
 
 
+def _with(journal: Path, *records: dict[str, object]) -> tuple[dict, str]:
+    with (journal / "journal-00000.jsonl").open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    story = report.read(journal)
+    return json.loads(report.text_of([story], "json")), report.text_of([story], "markdown")
+
+
+STALL = {
+    "type": "stall",
+    "time": 1.8e9,
+    "rank": 0,
+    "step": 151,
+    "phase": "reward",
+    "seconds": 9.1,
+    "limit_s": 9.0,
+}
+
+
+def test_a_stall_that_was_over_is_told(journal_of: Journal) -> None:
+    values = {"step_duration": 40.0}
+    end = {"type": "end", "time": 1.8e9, "outcome": "finished", "step": 151, "reason": ""}
+    journal = journal_of("healthy-plain-1")
+    told, text = _with(journal, {**STALL, "stacks": "s-0.txt"}, {**STEP, "step": 151, "values": values}, end)
+    assert "It stalled once at step 151, in reward." in text
+    assert "It did not go on" not in text
+    assert "| 151 | reward | 40 s | 9 s | s-0.txt |" in text
+    assert told["worst"] == "warning"
+    assert told["time"]["stalls"][0]["took_s"] == 40.0
+
+
+def test_a_run_that_was_killed_in_its_stall_is_critical(journal_of: Journal) -> None:
+    told, text = _with(journal_of("healthy-plain-1"), {**STALL, "gil_held": True, "phase": ""})
+    assert "It stalled once at step 151. It did not go on." in text
+    assert "| 151 | none (GIL held) | over 9.1 s | 9 s |" in text
+    assert told["worst"] == "critical"
+
+
+def test_a_run_without_a_stall_says_nothing_of_them(journal_of: Journal) -> None:
+    told, text = _with(journal_of("healthy-plain-1"))
+    assert told["time"]["stalls"] == []
+    assert told["worst"] == "info"
+    assert "It stalled" not in text
+    assert "Stalls of rank 0" not in text
+
+
 def test_runs_are_compared(journal_of: Journal, observed: Path) -> None:
     runs = [journal_of("healthy-plain-1"), journal_of("hacked-rare-1"), observed]
     text = report.text_of([report.read(path) for path in runs], "markdown")

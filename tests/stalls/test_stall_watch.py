@@ -216,6 +216,36 @@ watch.close()
     assert "step 1 has taken" in (tmp_path / "stacks.txt").read_text()
 
 
+def test_short_steps_before_the_interpreter_is_held_are_not_blamed(tmp_path: Path) -> None:
+    """The timer was set in a step that has ended since, before the watch could look again."""
+    done = python(
+        """
+gate, open_it = os.pipe()
+if os.fork() == 0:
+    await_(lambda: "native_code_that_never_lets_go" in (folder / "stacks.txt").read_text())
+    await_(lambda: perf_counter_ns() - began[0] > 3 * limit_s * 1e9)
+    os.write(open_it, b"x")
+    os._exit(0)
+await_(lambda: timer._armed)
+sys.setswitchinterval(60)  # the watch does not come in between
+began.append(perf_counter_ns())
+native_code_that_never_lets_go()
+sys.setswitchinterval(0.005)
+await_(lambda: told)
+time.sleep(5 * watch._looks_s)  # in which it would be told again
+watch.close()
+print(told)
+""",
+        tmp_path,
+        1.0,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Stall(") == 1, done.stdout
+    assert "step=2, phase='reward'" in done.stdout
+    assert "gil_held=True" in done.stdout
+    assert "These stacks: " in (tmp_path / "stacks.txt").read_text()
+
+
 def test_a_forked_child_ends_as_always_and_may_set_the_timer_itself(tmp_path: Path) -> None:
     """Else the child would wait for a thread of its parent's."""
     done = python(

@@ -18,12 +18,14 @@ from rlhf_otel.cli import commands
 from rlhf_otel.cli.top import look_of
 from rlhf_otel.errors import JournalError
 from rlhf_otel.exporters.journal import JournalWriter
-from rlhf_otel.top.app import Look, Top, one_each
+from rlhf_otel.top.app import Look, Top, one_each, side_text
 from rlhf_otel.top.endpoints import EndpointWatch
 from rlhf_otel.top.picture import Picture
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 STEPS, BROKEN_FROM = 14, 9
+STALLS = 2
+"""That the endpoint tells of; the run had none."""
 WITHIN_S = 60.0
 
 
@@ -49,6 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     ).train()
     observed = callback.run
     assert observed is not None
+    observed.stalls.count = STALLS
     endpoint = Endpoint("localhost", 0, RunsCollector(lambda: [observed.view()]), lambda: (True, "ok"))
     endpoint.start()
     assert endpoint.url is not None
@@ -145,6 +148,17 @@ def test_an_anomaly_of_a_journal_is_active_for_as_long_as_its_rule_is_in_breach(
             writer.write({**fired, "time": float(step)})
     writer.close()
     assert look_of(str(tmp_path))()[0].anomalies["KLRunaway"] == ("critical", 101, True)
+
+
+def test_stalls_are_counted(run: tuple[str, Path], tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path)
+    writer.write({"type": "run", "run_id": "r", "time": 0.0})
+    writer.write({"type": "stall", "time": 1.0, "step": 1, "phase": "reward", "seconds": 9.0, "limit_s": 8.0})
+    writer.close()
+    assert [look_of(where)()[0].stalls for where in (str(tmp_path), str(run[1]), run[0])] == [1, 0, STALLS]
+    for stalls, line in ((0, None), (1, "1 stall"), (2, "2 stalls")):
+        told = [each for each in side_text(Picture("run", stalls=stalls)).splitlines() if "stall" in each]
+        assert told == ([] if line is None else [line])
 
 
 def test_gpus_ranks_and_silence_are_shown() -> None:

@@ -10,6 +10,7 @@ from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.catalogue.spans import Outcome
 from rlhf_otel.replay.reports.wording import FORMAT_NAMES
 from rlhf_otel.report.document import Block, Paragraph, Section, Table
+from rlhf_otel.report.sections import stalls
 from rlhf_otel.report.story import Story
 from rlhf_otel.report.words import change, duration, listed, moment, number, title_of, unit_of
 
@@ -22,7 +23,9 @@ _ENDED: Final = {
 
 def section(story: Story) -> Section:
     """Every run has it."""
-    blocks: list[Block] = [Paragraph(f"{sentence(story)} {findings_sentence(story)}")]
+    blocks: list[Block] = [
+        Paragraph(" ".join(filter(None, (sentence(story), stalls.sentence(story), findings_sentence(story)))))
+    ]
     blocks += [Paragraph(f"{rule}: {remedy}") for rule, remedy in _first_to_do(story)]
     blocks.append(Table(("", ""), list(_facts(story)), "The run"))
     rows = [row for signal in HEADLINES if (row := _row(story, signal))]
@@ -36,15 +39,20 @@ def section(story: Story) -> Section:
 
 def verdict(story: Story) -> str:
     """The outcome in a few words."""
-    return f"{outcome(story).capitalize()}; {_counted(story) or 'no anomalies'}"
+    count = len(story.stalls)
+    stalled = f", stalled {'once' if count == 1 else f'{count} times'}" if count else ""
+    return f"{outcome(story).capitalize()}; {_counted(story) or 'no anomalies'}{stalled}"
 
 
 def worst(story: Story) -> str:
-    """Severity of the worst finding; a run that failed is critical, one that ended without findings good."""
-    if story.end is not None and story.end.outcome is Outcome.FAILED:
+    """Severity of the worst finding; a run that failed or hung is critical, one that ended without findings good."""
+    if (story.end is not None and story.end.outcome is Outcome.FAILED) or stalls.hung(story):
         return Severity.CRITICAL.value
+    found = {severity for severity in Severity if story.count(severity)}
+    if story.stalls:  # it went on, and whoever was paged wants to see it
+        found.add(Severity.WARNING)
     unknown = story.judged_live and story.end is None
-    return next((s.value for s in Severity if story.count(s)), Severity.INFO.value if unknown else "good")
+    return next((s.value for s in Severity if s in found), Severity.INFO.value if unknown else "good")
 
 
 def outcome(story: Story) -> str:

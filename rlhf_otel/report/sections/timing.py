@@ -8,6 +8,7 @@ from typing import Final
 from rlhf_otel.catalogue.spans import PHASE_BY_NAME
 from rlhf_otel.report.curves import Curve
 from rlhf_otel.report.document import Block, Chart, Line, Paragraph, Section, Table
+from rlhf_otel.report.sections import stalls
 from rlhf_otel.report.sections.charts import chart_of
 from rlhf_otel.report.story import Phases, Story
 from rlhf_otel.report.words import duration, share, title_of
@@ -26,6 +27,8 @@ def section(story: Story) -> Section | None:
     phases = story.phases
     if phases.seconds:
         blocks += list(_of_phases(phases))
+    if stalled := stalls.table(story):
+        blocks.append(stalled)
     blocks += list(_of_waste(story))
     if not blocks:
         return None
@@ -34,6 +37,7 @@ def section(story: Story) -> Section | None:
         "slowest": [
             {"step": step, "seconds": seconds, "phase": phase} for step, seconds, phase in phases.slowest
         ],
+        "stalls": stalls.data(story),
         "wasted_seconds": story.waste.seconds,
     }
     return Section("time", "Where the time went", blocks, data)
