@@ -56,7 +56,7 @@ REWARD_RULES: Final[tuple[Rule, ...]] = (
             Comparison("reward", Statistic.SHIFT, "<", -1.5),
         ),
         steps=3,
-        inhibited_by=("NonFinite", "RewardDrop", "RewardCollapse"),
+        inhibited_by=("NonFinite", "RewardDrop", "RewardCollapse", "RewardFunctionSilent", "LearningRateJump"),
     ),
     Rule(
         "AdvantageCollapse", _LEVEL, _INFO,
@@ -69,7 +69,10 @@ REWARD_RULES: Final[tuple[Rule, ...]] = (
             Comparison("advantage_std", Statistic.SHIFT, "<", -2.5),
         ),
         steps=5,
-        inhibited_by=("NonFinite", "NoAdvantage", "ZeroAdvantageGroups", "RewardDrop"),
+        inhibited_by=(
+            "NonFinite", "NoAdvantage", "ZeroAdvantageGroups", "RewardDrop",
+            "RewardFunctionSilent", "LearningRateJump", "RewardCollapse",
+        ),
     ),
     Rule(
         "RewardFunctionsInConflict", _LEVEL, _INFO,
@@ -120,7 +123,10 @@ REWARD_RULES: Final[tuple[Rule, ...]] = (
             Comparison("reward_std", Statistic.SHIFT, "<", -4.0),
         ),
         steps=5,
-        inhibited_by=("NonFinite", "NoAdvantage", "ZeroAdvantageGroups", "RewardDrop", "RewardCollapse"),
+        inhibited_by=(
+            "NonFinite", "NoAdvantage", "ZeroAdvantageGroups", "RewardDrop", "RewardCollapse",
+            "RewardFunctionSilent", "LearningRateJump",
+        ),
     ),
     Rule(
         "RewardPlateau", _LEVEL, _INFO,
