@@ -151,10 +151,10 @@ def serving(data: Path) -> Iterator[str]:
         path, f"--config.file={config}", f"--storage.tsdb.path={data}", f"--web.listen-address=127.0.0.1:{port}",
         "--storage.tsdb.retention.time=100y", "--log.level=error",
     ]  # fmt: skip
-    with (data.parent / "prometheus.log").open("ab") as log:
-        server = Server(
-            "prometheus", f"http://127.0.0.1:{port}", subprocess.Popen(command, stdout=log, stderr=log)
-        )
+    said = data.parent / "prometheus.log"
+    with said.open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    server = Server("prometheus", f"http://127.0.0.1:{port}", process, said)
     try:
         server.wait_ready()
         yield server.url

@@ -91,7 +91,7 @@ def watching(folder: Path, targets: Path, timing: Timing) -> Iterator[Watching]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    server = Server("prometheus", f"http://127.0.0.1:{port}", process)
+    server = Server("prometheus", f"http://127.0.0.1:{port}", process, folder / "prometheus.log")
     try:
         server.wait_ready()
         yield Watching(server.url)
