@@ -69,10 +69,7 @@ REWARD_RULES: Final[tuple[Rule, ...]] = (
             Comparison("advantage_std", Statistic.SHIFT, "<", -2.5),
         ),
         steps=5,
-        inhibited_by=(
-            "NonFinite", "NoAdvantage", "ZeroAdvantageGroups", "RewardDrop",
-            "RewardFunctionSilent", "LearningRateJump", "RewardCollapse",
-        ),
+        inhibited_by=("NonFinite", "NoAdvantage", "ZeroAdvantageGroups", "RewardDrop"),
     ),
     Rule(
         "RewardFunctionsInConflict", _LEVEL, _INFO,
@@ -123,10 +120,7 @@ REWARD_RULES: Final[tuple[Rule, ...]] = (
             Comparison("reward_std", Statistic.SHIFT, "<", -4.0),
         ),
         steps=5,
-        inhibited_by=(
-            "NonFinite", "NoAdvantage", "ZeroAdvantageGroups", "RewardDrop", "RewardCollapse",
-            "RewardFunctionSilent", "LearningRateJump",
-        ),
+        inhibited_by=("NonFinite", "NoAdvantage", "ZeroAdvantageGroups", "RewardDrop", "RewardCollapse"),
     ),
     Rule(
         "RewardPlateau", _LEVEL, _INFO,
