@@ -16,6 +16,10 @@ from rlhf_otel import faults
 
 FILE: Final = "rlhf_otel_state.json"
 VERSION: Final = 1
+MAX_RUN_ID: Final = 1000
+"""Characters: more than a setting, or the name of a directory, has."""
+MAX_ATTEMPT: Final = 1_000_000
+"""Far more than any run has, and a whole number that every exporter can hold."""
 
 
 def save(checkpoint: Path, state: Mapping[str, Any]) -> None:
@@ -40,8 +44,17 @@ def load(checkpoint: Path | None) -> dict[str, Any]:
         state = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(state, dict) or state.get("version") != VERSION:
             raise ValueError(f"{path} is not a state of version {VERSION}")
+        if not _names_an_attempt(state):
+            raise ValueError(f"{path} names no run and attempt")
         return state
     return {}  # type: ignore[unreachable]  # isolated() may swallow the exception
+
+
+def _names_an_attempt(state: Mapping[str, Any]) -> bool:
+    """Whether a run can go on under the state's name: a file in a checkpoint may be anybody's."""
+    run_id, attempt = state.get("run_id"), state.get("attempt")
+    named = isinstance(run_id, str) and 0 < len(run_id) <= MAX_RUN_ID
+    return named and type(attempt) is int and 0 < attempt <= MAX_ATTEMPT
 
 
 def resumed_checkpoint(given: Any, output_dir: str, step: int) -> Path | None:

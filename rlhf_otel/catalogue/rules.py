@@ -91,7 +91,7 @@ RULES: Final[tuple[Rule, ...]] = (
         _HEURISTIC,
         conditions=(Comparison("tokens_per_second", Statistic.RATIO, "<", 0.5),),
         steps=20,
-        inhibited_by=("RunStalled", "RewardFunctionSlow"),
+        inhibited_by=("RunStalled", "RewardFunctionSlow", "RunFailed", "RunGone"),
     ),
     Rule(
         "GPUMemoryNearLimit", _LEVEL, _WARNING,
@@ -149,7 +149,7 @@ RULES: Final[tuple[Rule, ...]] = (
             Comparison("step_duration", Statistic.SHIFT, ">", 1.5),
         ),
         steps=10,
-        inhibited_by=("RunStalled", "RewardFunctionSlow", "ThroughputRegression"),
+        inhibited_by=("RunStalled", "RewardFunctionSlow", "ThroughputRegression", "RunFailed", "RunGone"),
     ),
     *LIVENESS_RULES,
     Rule(
@@ -200,7 +200,7 @@ RULES: Final[tuple[Rule, ...]] = (
             'rank {{ $labels.rank }} spends {{ . | first | value | printf "%.2f" }} s of each second more than the '
             'median rank in {{ . | first | label "phase" }}{{ end }}',
         ),
-        inhibited_by=("RunStalled", "RunGone"),
+        inhibited_by=("RunStalled", "RunGone", "RunFailed"),
     ),
     Rule(
         "TelemetryFaults", _OUTSIDE, _WARNING,

@@ -23,6 +23,6 @@ CHECKPOINT_RULES: Final[tuple[Rule, ...]] = (
         "Check requires_grad, the learning rate and the advantages; compare the two with `rlhf-otel checkpoint diff`.",
         "Definition: no weight differs.",
         conditions=(Comparison("checkpoint_drift", Statistic.VALUE, "<", 1e-15),),
-        inhibited_by=("LearningRateZero", "ParametersNotChanging", "NoAdvantage"),
+        inhibited_by=("NonFinite", "LearningRateZero", "ParametersNotChanging", "NoAdvantage", "ZeroAdvantageGroups"),
     ),
 )  # fmt: skip

@@ -72,7 +72,7 @@ PIPELINE_RULES: Final[tuple[Rule, ...]] = (
             Comparison("rollout_wait", Statistic.SHIFT, ">", 3.0),
         ),
         steps=10,
-        inhibited_by=("RunStalled", "WeightSyncSlow"),
+        inhibited_by=("RunStalled", "WeightSyncSlow", "RunFailed", "RunGone"),
     ),
     Rule(
         "RolloutBackpressure", _EVENT, _INFO,

@@ -37,7 +37,7 @@ POLICY_RULES: Final[tuple[Rule, ...]] = (
         "Harmless if it falls back at once. Otherwise raise beta or lower the learning rate.",
         _HEURISTIC + " Healthy public runs have such spikes, hence information only; KLJump is the warning.",
         conditions=(Comparison("kl_per_token", Statistic.ZSCORE, ">", 16.0),),
-        inhibited_by=("NonFinite", "KLRunaway", "KLJump"),
+        inhibited_by=("NonFinite", "KLRunaway", "KLJump", "LearningRateJump"),
     ),
     Rule(
         "KLRunaway", _LEVEL, _CRITICAL,
@@ -175,7 +175,7 @@ POLICY_RULES: Final[tuple[Rule, ...]] = (
         "Definition: no gradient, no update.",
         conditions=(Comparison("grad_norm", Statistic.VALUE, "<", 1e-12),),
         steps=10,
-        inhibited_by=("NoAdvantage", "ZeroAdvantageGroups"),
+        inhibited_by=("NonFinite", "NoAdvantage", "ZeroAdvantageGroups"),
     ),
     Rule(
         "EntropyFalling", _LEVEL, _WARNING,
@@ -224,7 +224,7 @@ POLICY_RULES: Final[tuple[Rule, ...]] = (
             Comparison("entropy", Statistic.SHIFT, ">", 6.0),
         ),
         steps=10,
-        inhibited_by=("NonFinite", "KLRunaway", "KLJump"),
+        inhibited_by=("NonFinite", "KLRunaway", "KLJump", "LearningRateJump"),
     ),
     Rule(
         "ClipFractionHigh", _LEVEL, _WARNING,

@@ -56,7 +56,7 @@ REWARD_RULES: Final[tuple[Rule, ...]] = (
             Comparison("reward", Statistic.SHIFT, "<", -1.5),
         ),
         steps=3,
-        inhibited_by=("NonFinite", "RewardDrop", "RewardCollapse"),
+        inhibited_by=("NonFinite", "RewardDrop", "RewardCollapse", "RewardFunctionSilent", "LearningRateJump"),
     ),
     Rule(
         "AdvantageCollapse", _LEVEL, _INFO,

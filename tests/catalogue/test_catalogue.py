@@ -103,6 +103,19 @@ def test_no_rule_explains_itself_away() -> None:
         explained_by(rule.name)
 
 
+BESIDE_THEIR_CAUSE = frozenset({"AdvantageCollapse", "RewardSpreadCollapse"})
+"""Infos whose evidence from real runs lies beside another cause's: silenced, nothing real would show them."""
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES if rule.name not in BESIDE_THEIR_CAUSE], ids=lambda rule: rule.name
+)
+def test_what_explains_an_explanation_explains_the_rule(rule: Rule) -> None:
+    """A rule that is silenced silences nothing: its effects need its cause among their own."""
+    causes = {cause for name in rule.inhibited_by for cause in RULE_BY_NAME[name].inhibited_by}
+    assert causes <= set(rule.inhibited_by)
+
+
 def test_every_key_of_a_trainer_leads_to_a_signal() -> None:
     for family in (*FAMILIES, UNKNOWN):
         assert set(family.keys.values()) <= SIGNAL_BY_NAME.keys(), family.name
