@@ -163,14 +163,23 @@ def nan_reward(folder: Path) -> None:
 
 def held_interpreter(folder: Path) -> None:
     """Native code in a reward function keeps the GIL until something is written to the pipe ``gate``."""
+    from observing import scrape_when
+
     gate = os.open(folder / "gate", os.O_RDONLY)
 
     def never_lets_go(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
         if trainer_state.global_step == STRIKES - 1:
+            scrape_when(_knows_the_usual_step)
+            time.sleep(0.5)  # two looks of the watch, which then sets its timer by that
             ctypes.PyDLL(None).read(gate, ctypes.create_string_buffer(1), 1)
         return variety(completions)
 
     train(folder, reward_funcs=[never_lets_go])
+
+
+def _knows_the_usual_step(found: Any) -> bool:
+    """Rather than the patience that the first steps have."""
+    return any(value < 60 for _, value in found.samples["rlhf_stall_threshold_seconds"])
 
 
 def exception(folder: Path) -> None:
