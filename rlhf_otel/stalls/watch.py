@@ -201,8 +201,8 @@ class StallWatch:
 def _said(sight: Sight, phase: OpenPhase, now_ns: int) -> str:
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return (
-        f"{moment}: step {sight.step} has taken {sight.taken_s(now_ns):.1f} s, where {sight.limit_s:.1f} s are the most "
-        f"that it may; it is in {phase.phase} for {phase.seconds:.1f} s"
+        f"{moment}: step {sight.step} has taken {sight.taken_s(now_ns):.1f} s, and may take {sight.limit_s:.1f} s at most; "
+        f"it has been in {phase.phase} for {phase.seconds:.1f} s"
     )
 
 
