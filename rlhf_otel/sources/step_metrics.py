@@ -6,17 +6,21 @@ reading the lists themselves at the end of each step does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from operator import is_
 from typing import Any, Final
 
 from rlhf_otel import faults
 from rlhf_otel.sources.trl_logs import as_number
 
-Appended = tuple[str, list[Any], int, int]
-"""Key, the trainer's list, and the range of it that a step appended."""
-Held = tuple[list[str], list[Any], list[int]]
-"""The trainer's keys, their lists, and the lengths of these at the end of a step: as lists only grow, this says
-later what was in them then."""
+Appended = tuple[str, list[Any]]
+"""Key, and the values that a step appended to its list."""
+Single = tuple[list[str], list[Any]]
+"""The trainer's keys, and one value of each, all of this step."""
+Grown = tuple[list[str], list[Any], list[int], list[Any], list[int]]
+"""The trainer's keys, their lists, and the lengths of these at the end of a step; and the lists of the step before and their
+lengths. As lists only grow, this says later what the step appended."""
+Held = Single | Grown
 
 _HOLDERS: Final = ("_metrics", "_stored_metrics")
 """Attributes that hold lists under "train": most trainers, and CPO, ORPO, BCO."""
@@ -29,8 +33,10 @@ class StepMetrics:
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self._holder = next((name for name in _HOLDERS if isinstance(getattr(trainer, name, None), dict)), "")
-        self._seen: dict[str, tuple[list[Any], int]] = {}
+        self._before: tuple[list[Any], list[int]] = ([], [])
+        """The lists at the end of the step before, which have no other's identity while they are held; their lengths."""
         self._rewards: tuple[Any, int] = (None, 0)
+        self._keys: set[str] = set()
 
     @property
     def available(self) -> bool:
@@ -38,15 +44,24 @@ class StepMetrics:
         return bool(self._holder) or _has_lists(getattr(self._trainer, "stats", None))
 
     @property
-    def keys(self) -> Mapping[str, Any]:
+    def keys(self) -> Collection[str]:
         """The keys that have been seen in lists."""
-        return self._seen
+        return self._keys
 
     def take(self) -> Held:
-        """What the lists hold now. A step costs three calls here, however many keys there are."""
+        """What the lists hold now. A step costs a few calls here, however many keys there are.
+
+        Where it logs at every step, its lists are new, and mostly of one value: then these are taken, and not the
+        lists, whose memory the trainer takes for the next.
+        """
         held = self._lists()
         lists = list(held.values())
-        return list(held), lists, list(map(len, lists))
+        lengths = list(map(len, lists))
+        before, self._before = self._before, (lists, lengths)
+        # The lists of a dict that was not cleared are where they were in it.
+        if lengths.count(1) == len(lengths) and not any(map(is_, lists, before[0])):
+            return list(held), [value for (value,) in lists]
+        return list(held), lists, lengths, *before
 
     def generated(self) -> bool:
         """Whether rewards were appended since the last call."""
@@ -57,17 +72,12 @@ class StepMetrics:
         return count > (seen if known is rewards else 0)
 
     def appended(self, held: Held) -> list[Appended]:
-        """What a step appended, given the steps in their order; keys without a new value are absent."""
-        seen, appended = self._seen, []
-        for key, values, stop in zip(*held, strict=True):
-            if not isinstance(values, list):
-                continue
-            known = seen.get(key)
-            # TRL made a new list: it has logged and cleared.
-            start = 0 if known is None or known[0] is not values else known[1]
-            if stop > start:
-                appended.append((key, values, start, stop))
-                seen[key] = (values, stop)
+        """What a step appended; keys without a new value are absent."""
+        if len(held) == 2:
+            appended = [(key, [value]) for key, value in zip(*held, strict=True)]
+        else:
+            appended = list(_grown(*held))
+        self._keys.update(key for key, _ in appended)
         return appended
 
     def _lists(self) -> Mapping[str, Any]:
@@ -75,6 +85,16 @@ class StepMetrics:
             lists: Mapping[str, Any] = self._trainer.stats
             return lists
         return getattr(self._trainer, self._holder).get("train") or {}
+
+
+def _grown(
+    keys: list[str], lists: list[Any], lengths: list[int], before: list[Any], known: list[int]
+) -> Iterator[Appended]:
+    starts = dict(zip(map(id, before), known, strict=True))
+    for key, values, stop in zip(keys, lists, lengths, strict=True):
+        start = starts.get(id(values), 0)  # of a list that is new, all: the trainer has logged and cleared
+        if stop > start and isinstance(values, list):
+            yield key, values[start:stop]
 
 
 def _has_lists(stats: Any) -> bool:
@@ -88,9 +108,9 @@ def means(appended: Iterable[Appended], reduces_by_name: bool = False) -> dict[s
     word of the key says what else is done, as they do when they log.
     """
     found: dict[str, Any] = {}
-    for key, values, start, stop in appended:
+    for key, values in appended:
         try:
-            reduced = _reduced(key, values[start:stop], reduces_by_name)
+            reduced = _reduced(key, values, reduces_by_name)
         except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:  # None, say
             faults.record("sources", error, f"averaging what the trainer measured as {key!r}")
             continue
