@@ -97,7 +97,7 @@ def raw_step(step: int, **changes: Any) -> RawStep:
         start_ns=step * SECOND_NS,
         end_ns=(step + 1) * SECOND_NS,
         time_ns=NOW_NS + step * SECOND_NS,
-        held=([], [], []),
+        held=([], []),
         readings=[],
         learning_rate=None,
         generation=None,
