@@ -132,7 +132,7 @@ def complete_step(
     return raw_step(
         step,
         epoch=step / 100,
-        held=(list(logged), [[number] for number in logged.values()], [1] * len(logged)),
+        held=(list(logged), list(logged.values())),
         readings=[("loss", value, 0), ("grad_norm", value, 0)],
         learning_rate=1e-5,
         generation=Generation([REWARDS] * len(functions), None, 2, functions, COMPLETIONS)
