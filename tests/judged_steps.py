@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rlhf_otel import run_health
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.pipeline import Pipeline
-from rlhf_otel.records import Anomaly, RunIdentity, StepRecord
+from rlhf_otel.records import Anomaly, OpenPhase, RunIdentity, StepRecord
 from rlhf_otel.settings import Settings
 
 NAN = math.nan
@@ -31,3 +32,11 @@ def a_pipeline(directory: Path | None = None, rank: int = 0, **settings: Any) ->
 
 def observe(of: Pipeline, *records: StepRecord) -> list[Anomaly]:
     return [anomaly for found in records for anomaly in of.step(found, 10.0, 0.5)]
+
+
+def health_of(
+    pipeline: Pipeline, stall_limit_s: float | None = None, open_phase: OpenPhase | None = None
+) -> tuple[bool, str]:
+    """By default with what a step without evaluations and checkpoints may take."""
+    limit_s = pipeline.snapshot.stall_threshold_s if stall_limit_s is None else stall_limit_s
+    return run_health.health(pipeline.snapshot, pipeline.end_of_run, limit_s, open_phase)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from judged_steps import NAN, a_pipeline, observe, record
+from judged_steps import NAN, a_pipeline, health_of, observe, record
 
 from rlhf_otel import faults
 from rlhf_otel.catalogue.metrics import STEP_DURATION_BUCKETS
@@ -152,7 +152,7 @@ def test_a_fault_of_detection_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("rlhf_otel.detection.detector.Detector.observe", fails)
     assert observe(of, record(1, loss=0.5), record(2, loss=0.4)) == []
     assert (of.snapshot.step, of.snapshot.values["loss"]) == (2, 0.4)
-    assert of.health()[0]
+    assert health_of(of)[0]
     assert faults.counts()["detection"] == 2
 
 
