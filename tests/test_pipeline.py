@@ -381,6 +381,15 @@ def test_a_duration_carries_the_trace_of_its_step(traces: Traces) -> None:
     assert exemplar[0] == 2.0
 
 
+def test_an_early_stall_is_in_vain_too() -> None:
+    """Before there is a baseline; a first step that is long may compile."""
+    of = a_pipeline(stall_floor_s=5.0)
+    observe(of, record(1, 100.0), record(2, 1.0), record(3, 1.0))
+    assert of.snapshot.wasted == {}
+    observe(of, record(4, 31.0))
+    assert of.snapshot.wasted == {"stall": pytest.approx(30.0)}
+
+
 # The background
 
 
