@@ -36,7 +36,6 @@ from rlhf_otel.records import (
     Anomaly,
     Health,
     HistogramState,
-    OpenPhase,
     RunEnd,
     RunIdentity,
     Snapshot,
@@ -276,27 +275,6 @@ class Pipeline:
             scrapes=scrapes,
             scrape_s=scrape_s,
         )
-
-    def health(
-        self, stall_limit_s: float | None = None, open_phase: OpenPhase | None = None
-    ) -> tuple[bool, str]:
-        """Whether steps arrive and are sound; with the reason where not. ``stall_limit_s`` is how long the step in
-        progress may take as it is, by default what one without evaluations and checkpoints may."""
-        snapshot, end = self.snapshot, self.end_of_run
-        if end is not None:
-            said = f"run {end.outcome} at step {end.step}: {end.reason}".rstrip(": ")
-            return end.outcome is not Outcome.FAILED, said
-        waited = time.time() - snapshot.time_s
-        if waited > (snapshot.stall_threshold_s if stall_limit_s is None else stall_limit_s):
-            where = (
-                f", in {open_phase.phase} for {open_phase.seconds:.0f} s" if open_phase is not None else ""
-            )
-            return False, f"stalled: no step for {waited:.0f} s after step {snapshot.step}{where}"
-        for verdict in snapshot.verdicts:
-            if verdict.active and verdict.rule.name == "NonFinite":
-                what = f"non-finite {verdict.signal} at step {verdict.first_step}"
-                return False, f"{what}: {verdict.rule.summary}"
-        return True, f"ok: step {snapshot.step}"
 
     # --- on the background thread, like step(): only one thread may replace the snapshot
 

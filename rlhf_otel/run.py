@@ -19,12 +19,10 @@ from time import perf_counter_ns
 from typing import Any
 
 from rlhf_otel import end_report, faults, resumption, serving
-from rlhf_otel.actions.of_a_run import RunActions
 from rlhf_otel.assembly import Assembler
 from rlhf_otel.catalogue.spans import Outcome
-from rlhf_otel.checkpoints.process import CheckpointAnalysis
 from rlhf_otel.exporters.protection import Protection
-from rlhf_otel.guard.of_a_run import RunGuard
+from rlhf_otel.optional_parts import actions_of, analysis_of, guard_of, samples_of
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.profiling.of_a_run import RunProfiling
 from rlhf_otel.records import RunIdentity, RunView
@@ -38,15 +36,13 @@ from rlhf_otel.sources.checkpoint_room import CheckpointRoom, planned_interval
 from rlhf_otel.sources.device_times import DevicePhaseRecorder, clock_of
 from rlhf_otel.sources.ledger import Ledger
 from rlhf_otel.sources.phases import PhaseRecorder
-from rlhf_otel.sources.reward_range import RewardRange
 from rlhf_otel.sources.run_identity import identify
-from rlhf_otel.sources.samples import Samples
 from rlhf_otel.sources.scalars import ScalarReader
 from rlhf_otel.sources.step_metrics import StepMetrics
 from rlhf_otel.sources.system import SystemSampler
 from rlhf_otel.sources.trainer_seams import TrainerSeams
 from rlhf_otel.stalls.of_a_run import RunStalls
-from rlhf_otel.step_observer import StepObserver, sentence
+from rlhf_otel.step_observer import StepObserver
 from rlhf_otel.step_recorder import StepRecorder
 from rlhf_otel.trainer_facts import (
     arguments_of,
@@ -95,12 +91,12 @@ class Run:
             RunRewards(reward_monitor, self.pipeline.note) if monitored and reward_monitor else None
         )
         self.profiling = self._profiling()
-        self.actions = self._actions()
-        self.guard = self._guard()
-        self.analysis = self._analysis()
+        self.actions = actions_of(settings, self.pipeline, self.profiling)
+        self.guard = guard_of(settings, trainer, self.pipeline)
+        self.analysis = analysis_of(settings, self.pipeline)
         self._push: Any = None
         self._trace_context: Any = None
-        self._samples = self._sample_signals()
+        self._samples = samples_of(settings, trainer, self._resumed)
         self.steps = StepRecorder(
             trainer,
             self.recorder,
@@ -302,49 +298,17 @@ class Run:
             rewards=rewards.rewards,
             agreement=rewards.agreement,
             rewards_dropped=rewards.dropped,
-            device_seconds=getattr(self.recorder, "device_seconds", {}),
+            device_seconds=self.recorder.device_seconds,
             updates_dropped=self.guard.dropped if self.guard is not None else None,
             open_phase=open_phase if end is None else None,
             stall_threshold_s=self.stalls.limit_s(snapshot, phases, open_phase),
             stalls=self.stalls.count,
         )
 
-    def _sample_signals(self) -> Samples | None:
-        if self.settings.samples != "on":
-            return None
-        rewards = RewardRange()
-        with faults.isolated("detection", "restoring the range of rewards"):
-            rewards = RewardRange(self._resumed.get("reward_range") or ())
-        return Samples(bool(getattr(self._trainer, "mask_truncated_completions", False)), rewards)
-
-    def _guard(self) -> RunGuard | None:
-        if self.settings.guard == "off":
-            return None
-        pipeline, directory = self.pipeline, files_directory(self.settings, self._trainer)
-        return RunGuard(self.settings, self._trainer, lambda: pipeline.identity, directory, pipeline.submit)
-
-    def _analysis(self) -> CheckpointAnalysis | None:
-        """On one rank: all ranks save the same weights, or parts of the same files."""
-        if self.settings.checkpoints == "off" or self.pipeline.identity.rank != 0:
-            return None
-        pipeline, model = self.pipeline, Path(self.pipeline.identity.model or "?")
-        reference = model if model.is_dir() else None
-        return CheckpointAnalysis(lambda found: pipeline.submit(pipeline.analysed, found), reference)
-
     def _profiling(self) -> RunProfiling:
         pipeline, directory = self.pipeline, files_directory(self.settings, self._trainer)
         signal_name = self.settings.profile_signal
         return RunProfiling(directory, lambda: pipeline.identity, pipeline.submit, pipeline.note, signal_name)
-
-    def _actions(self) -> RunActions | None:
-        if not self.settings.actions:
-            return None
-        pipeline = self.pipeline
-        actions = RunActions(
-            self.settings, lambda: pipeline.identity, self.profiling, pipeline.note, sentence
-        )
-        pipeline.answer = actions.answer
-        return actions
 
     def _observe_steps(self, tokens: float, checkpoints: CheckpointRoom) -> StepObserver:
         algorithm = self._run_identity.algorithm

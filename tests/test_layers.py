@@ -51,6 +51,8 @@ FLOOR = {
     "stalls": 3,
     "step_observer": 3,
     "step_recorder": 3,
+    "optional_parts": 3,
+    "run_health": 3,
     "run_journal": 3,
     "trainer_facts": 3,
     "step_traces": 3,

@@ -91,7 +91,7 @@ class DevicePhaseRecorder(PhaseRecorder):
         self._marked: list[_Marked] = []
         self._waiting: deque[tuple[DeviceTimes, list[_Marked]]] = deque()
         self._of_step: dict[int, DeviceTimes] = {}
-        self.device_seconds = dict.fromkeys(ON_THE_DEVICE, 0.0)
+        self.device_seconds: Mapping[str, float] = dict.fromkeys(ON_THE_DEVICE, 0.0)
 
     def begin(self, phase: str, detail: str = "") -> OpenInterval:
         """Begin a phase; pass what this returns to :meth:`end`."""
@@ -149,7 +149,7 @@ class DevicePhaseRecorder(PhaseRecorder):
         return True
 
     def _add(self, seconds: Mapping[tuple[str, str, int], float]) -> None:
-        totals = self.device_seconds.copy()
+        totals = dict(self.device_seconds)
         for (phase, _, _), spent in seconds.items():
             if phase in totals:
                 totals[phase] += spent

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from threading import get_ident
 from time import perf_counter_ns
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
 from rlhf_otel.catalogue.spans import ABSORBING, HEARD_AS, PHASES
@@ -66,6 +67,9 @@ class Elsewhere(Protocol):
 
 class PhaseRecorder:
     """Collects the phases of the step in progress, and totals over the run."""
+
+    device_seconds: Mapping[str, float] = MappingProxyType({})
+    """Phase to the seconds that a device took for it; nothing where no device has a clock."""
 
     __slots__ = (
         "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "absorbed_s",

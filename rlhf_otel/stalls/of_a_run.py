@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from rlhf_otel import run_health
 from rlhf_otel.catalogue.spans import ABSORBING
 from rlhf_otel.detection.stall_limit import Absorbed
 from rlhf_otel.exporters.journal_records import stall_record
@@ -55,13 +56,11 @@ class RunStalls:
         return self._pipeline.limits.now_s(snapshot, absorbed, open_phase)
 
     def health(self) -> tuple[bool, str]:
-        """Whether the run is well, its stalls included; with the reason where not."""
-        snapshot, totals, open_phase = (
-            self._pipeline.snapshot,
-            self._ledger.totals(),
-            self._ledger.open_phase(),
-        )
-        return self._pipeline.health(self.limit_s(snapshot, totals, open_phase), open_phase)
+        """Whether the run is well, its stalls included; and why."""
+        snapshot = self._pipeline.snapshot  # first: what is newer may only make the limit longer
+        totals, open_phase = self._ledger.totals(), self._ledger.open_phase()
+        limit_s = self.limit_s(snapshot, totals, open_phase)
+        return run_health.health(snapshot, self._pipeline.end_of_run, limit_s, open_phase)
 
     def _see(self) -> Sight | None:
         snapshot = self._pipeline.snapshot  # first: what is newer may only make the limit longer
