@@ -327,6 +327,10 @@ class Pipeline:
     def _account(self, record: StepRecord, duration: Statistics | None) -> None:
         with faults.isolated("detection", "accounting for a step's time"):
             usual = duration.baseline if duration is not None else None
+            if (
+                usual is None
+            ):  # no baseline yet, though the watch for stalls knows what is usual from the second step on
+                usual = self.limits.usual_s
             account(record, usual, self.snapshot.stall_threshold_s)
             self._waste.add_step(record.rollout_s, record.wasted, record.truncated_tokens)
 
