@@ -339,7 +339,7 @@ class Pipeline:
         before, planned = self.snapshot.absorbed_s, self.snapshot.planned_steps
         after = before if record.absorbed_s is None else record.absorbed_s
         working_s = max(0.0, record.duration_s - (after - before))
-        with faults.isolated("stalls", "learning how long a step takes"):
+        with faults.isolated("background", "learning how long a step takes"):
             self.limits.observe(record.kind.value, working_s, last=0 < planned <= record.step)
         return after
 

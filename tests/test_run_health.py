@@ -70,3 +70,12 @@ def test_an_ended_run_is_well_unless_it_failed(outcome: Outcome, well: bool) -> 
     observe(of, record(1, loss=NAN))
     of.end(outcome, "because")
     assert health(of) == (well, f"run {outcome} at step 1: because")
+
+
+def test_an_early_stall_is_in_vain_too() -> None:
+    """Before there is a baseline; a first step that is long may compile."""
+    of = a_pipeline(stall_floor_s=5.0)
+    observe(of, record(1, 100.0), record(2, 1.0), record(3, 1.0))
+    assert of.snapshot.wasted == {}
+    observe(of, record(4, 31.0))
+    assert of.snapshot.wasted == {"stall": pytest.approx(30.0)}
