@@ -10,7 +10,6 @@ of the medians is to stay below 2 s. Beside it stands the same with every record
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import random
@@ -28,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 
 ROOT: Final = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -250,17 +249,13 @@ def show(found: dict[str, dict[str, Any]], peer: dict[str, dict[str, Any]]) -> N
 
 def main() -> int:
     """Measure, print, and fail when all boards together take longer than the limit."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, quick="2 ranks, an hour: does it run at all")
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--hours", type=float, default=6.0)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="keep the blocks there, and use those that are there"
     )
-    parser.add_argument("--quick", action="store_true", help="2 ranks, an hour: does it run at all")
     arguments = parser.parse_args()
     ranks, hours, repeat = (
         (2, 1.0, 1) if arguments.quick else (arguments.ranks, arguments.hours, arguments.repeat)
@@ -288,13 +283,11 @@ def main() -> int:
     )
     if arguments.json:
         report = {
-            "machine": machine(),
-            "versions": versions(["rlhf-otel"]),
             "series": series,
             "boards": found,
             "raw": peer,
         }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel"], report)
     return 0 if total < LIMIT_S else 1
 
 

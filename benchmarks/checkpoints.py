@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 
 HALF_OF_SUM: Final = 0.5
 MAX_RESIDENT_MB: Final = 500
@@ -283,9 +283,7 @@ def told_judged(judged: dict[str, Any]) -> dict[str, bool]:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="small and few: does it run at all")
+    parser = argument_parser(__doc__.splitlines()[0], quick="small and few: does it run at all")
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5, help="of speed")
     parser.add_argument(
@@ -318,13 +316,11 @@ def main() -> int:
     missed = [name for name, fine in reached.items() if not fine]
     if arguments.json:
         content = {
-            "machine": machine(),
-            "versions": versions(["rlhf-otel", "torch", "numpy", "safetensors"]),
             "speed": speed,
             "training": trained,
             "judged": judged,
         }
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel", "torch", "numpy", "safetensors"], content)
     print(f"missed: {', '.join(missed)}" if missed else "all targets reached")
     return 1 if missed and not arguments.quick else 0
 

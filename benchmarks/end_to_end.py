@@ -10,8 +10,6 @@ training thread, on which waiting for the interpreter does not show, is a second
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import math
 import sys
@@ -26,7 +24,7 @@ import offline  # before what it keeps off the network
 import torch
 import transformers
 from figures import Figure
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -136,15 +134,11 @@ def _said(slower: float, low: float, high: float) -> str:
 
 def main() -> int:
     """Measure, print, and fail when the upper bound is above the target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, quick="two short pairs: does it run at all")
     parser.add_argument("--pairs", type=int, default=15, help="default: %(default)s")
     parser.add_argument(
         "--steps", type=int, default=40, help="measured steps of a run (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="two short pairs: does it run at all")
     arguments = parser.parse_args()
     pairs, steps = (2, 6) if arguments.quick else (max(2, arguments.pairs), arguments.steps)
     torch.set_num_threads(1)
@@ -165,8 +159,6 @@ def main() -> int:
         print(f"{name:<5}{_said(slower, low, high)}")
     if arguments.json:
         report = {
-            "machine": machine(),
-            "versions": versions(["rlhf-otel", "trl", "transformers", "torch"]),
             "seconds_with": seconds[True],
             "seconds_without": seconds[False],
             "figures": [
@@ -182,7 +174,7 @@ def main() -> int:
                 name: dict(zip(("mean", "low", "high"), one, strict=True)) for name, one in found.items()
             },
         }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel", "trl", "transformers", "torch"], report)
     missed = found["wall"][2] > TARGET and not arguments.quick
     print(f"target: upper bound under {TARGET:.1%}: {'missed' if missed else 'met'}")
     return 1 if missed else 0

@@ -10,21 +10,18 @@ costs may not double from the first half to the second. What must not grow is co
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from random import Random
 from statistics import median
 from time import thread_time_ns
-from typing import Any, Final
+from typing import Final
 
 import offline  # noqa: F401 - before what it keeps off the network
 from figures import Figure
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 
 from rlhf_otel.catalogue.rules import RULES
 from rlhf_otel.catalogue.signals import SIGNALS
@@ -199,12 +196,8 @@ def grown(sizes: Sizes) -> float:
 
 def main() -> int:
     """Measure, print, and fail when something grows that must not, or faster than in proportion."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, quick="few steps: does it run at all")
     parser.add_argument("--steps", type=int, default=100_000, help="so far, at most (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="few steps: does it run at all")
     arguments = parser.parse_args()
     logging.getLogger("rlhf_otel").setLevel(logging.CRITICAL)  # what it finds in made-up numbers
 
@@ -226,9 +219,7 @@ def main() -> int:
         figures.append(Figure(name, f"{numbers} µs; {said}", _TARGETS[may_grow], name not in missed))
     if arguments.json:
         numbers_of = {name: sizes for name, (sizes, _) in found.items()}
-        report: dict[str, Any] = {"machine": machine(), "versions": versions(["rlhf-otel"]), "us": numbers_of}
-        report["figures"] = figures
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel"], {"us": numbers_of, "figures": figures})
     print(
         f"target: linear, and not with ranks or steps so far: {'missed by ' + ', '.join(missed) if missed else 'met'}"
     )

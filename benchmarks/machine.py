@@ -1,12 +1,15 @@
-"""Where a benchmark ran: what its numbers depend on."""
+"""Where a benchmark ran, which its numbers depend on; how all of them are asked, and what they write."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 
 def machine() -> dict[str, str | int | float]:
@@ -35,6 +38,23 @@ def headline() -> str:
     """One line about the machine."""
     it = machine()
     return f"{it['cores']} x {it['processor']}, Python {it['python']}, load {it['load_1min']}"
+
+
+def argument_parser(description: str | None, quick: str = "") -> argparse.ArgumentParser:
+    """A command line with ``--json FILE``, and with ``--quick`` where it is said what that does."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
+
+
+def write_report(file: Path, packages: Iterable[str], numbers: Mapping[str, Any]) -> None:
+    """Write what ``--json`` asks for: the machine as it is now, unless the numbers say how it was, and versions."""
+    report = {"machine": machine(), "versions": versions(packages), **numbers}
+    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:

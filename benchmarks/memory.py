@@ -8,8 +8,6 @@ what the trainer itself keeps for ever (its log history) is forgotten.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -20,7 +18,7 @@ import offline  # before what it keeps off the network
 import psutil
 import torch
 from figures import Figure
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 from stub_trainer import StubTrainer
 
 from rlhf_otel import TelemetryCallback
@@ -69,12 +67,8 @@ def forget_full_files(directory: Path) -> None:
 
 def main() -> int:
     """Measure, print, and fail when memory grows or a step was dropped."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, quick="2,000 steps: does it run at all")
     parser.add_argument("--steps", type=int, default=1_000_000, help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="2,000 steps: does it run at all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("rlhf_otel").setLevel(logging.CRITICAL)  # what it finds in made-up numbers
@@ -85,15 +79,14 @@ def main() -> int:
     dropped = sum(found["dropped"].values())
     print(f"grew by {found['growth_mib']:.1f} MiB; journal {found['journal_bytes_a_step']:.0f} bytes a step")
     if arguments.json:
-        report = {"machine": machine(), "versions": versions(["rlhf-otel", "trl"]), **found}
-        report["figures"] = [
+        figures = [
             Figure.at_most(
                 f"growth over {steps:,} steps, after the first ones", found["growth_mib"], TARGET_MIB, "MiB"
             ),
             Figure("journal", f"{found['journal_bytes_a_step']:.0f} bytes a step"),
             Figure("dropped", f"{dropped} of {steps:,} steps", "none", dropped == 0),
         ]
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel", "trl"], found | {"figures": figures})
     missed = not arguments.quick and (found["growth_mib"] >= TARGET_MIB or dropped > 0)
     print(f"target: less than {TARGET_MIB:g} MiB, none of {steps} dropped: {'missed' if missed else 'met'}")
     return 1 if missed else 0

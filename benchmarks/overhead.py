@@ -12,44 +12,34 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import logging
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from statistics import fmean, median, quantiles
-from time import perf_counter_ns
 from typing import Any, Final, NamedTuple
 
 import offline  # before what it keeps off the network
 import psutil
 import torch
 from figures import Figure
-from machine import headline, machine, versions
+from machine import argument_parser, headline, machine, write_report
+from peers import BARE, FLOOR, OURS, PACKAGES, Peer, peers
 from stub_trainer import KEYS, PHASES, Cost, StubTrainer
-from transformers import TrainerCallback
-from trl.extras.profiling import ProfilingContext
 
-from rlhf_otel.callback import calling_trainer
-
-OURS: Final = "rlhf_otel"
 TARGET_US: Final = 30.0
 """What ours may cost a warm step, median."""
 TARGET_P99_US: Final = 150.0
 """... and in the 99th percentile, of which most is the machine's where others work on it."""
 TARGET_FLOORS: Final = 3.0
 """... and in floors."""
-BARE: Final = "no callback"
-FLOOR: Final = "floor: times and log"
-NO_OP: Final = "no-op callback"
 BACKGROUND_THREAD: Final = "rlhf_otel-background"
 
 BURST: Final = 20
@@ -62,214 +52,20 @@ SETTLE_S: Final = 0.7
 BETWEEN_BYTES: Final = 16 << 20
 WITHIN_BYTES: Final = 4 << 20
 """Memory that cold work sweeps, before a step and three times within: more than the second-level cache."""
-PACKAGES: Final = (
-    "rlhf-otel", "trl", "transformers", "torch", "tensorboard", "wandb", "trackio", "mlflow-skinny", "rldoctor",
-    "rlprobe", "rlwatch",
-)  # fmt: skip
-
-
-# --- what is compared
-
-
-@dataclass
-class Peer:
-    """A callback to measure."""
-
-    name: str
-    make: Callable[[Path], list[TrainerCallback]]
-    clean_up: Callable[[], None] = lambda: None
-    """Leave nothing of a run behind that would slow the next one."""
-    skipped: str = ""
-
-
-class FloorCallback(TrainerCallback):
-    """The least that anything can do which sees the phases, the scalars and the log of a step, and judges nothing on
-    this thread: it reads the clock where they begin and end, keeps references, and hands them to a queue. No names,
-    no nesting, no failures, no other threads, no isolation of faults."""
-
-    def __init__(self) -> None:
-        self._notes: list[Any] = []
-        self._queue: deque[tuple[Any, ...]] = deque(maxlen=100)
-        self._seam = ProfilingContext.__enter__, ProfilingContext.__exit__
-        self._trainer: Any = None
-
-    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Wrap what takes time, and what returns scalars or rewards."""
-        self._trainer = trainer = calling_trainer()
-        for owner, method in (
-            (trainer, "get_batch_samples"),
-            (trainer, "_get_per_token_logps_and_entropies"),
-            (trainer.accelerator, "backward"),
-        ):
-            setattr(owner, method, self._timed(getattr(owner, method)))
-        for method in ("training_step", "_get_grad_norm"):
-            setattr(trainer, method, self._kept(getattr(trainer, method)))
-        trainer.reward_funcs[:] = map(self._kept, trainer.reward_funcs)
-        self._patch_seam()
-
-    def _timed(self, original: Any) -> Any:
-        note = self._notes.append
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            note(perf_counter_ns())
-            try:
-                return original(*args, **kwargs)
-            finally:
-                note(perf_counter_ns())
-
-        return timed
-
-    def _kept(self, original: Any) -> Any:
-        note = self._notes.append
-
-        def kept(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            note(result)
-            return result
-
-        return kept
-
-    def _patch_seam(self) -> None:
-        note, (enter, leave) = self._notes.append, self._seam
-
-        def __enter__(context: Any) -> Any:
-            note(perf_counter_ns())
-            return enter(context)
-
-        def __exit__(context: Any, *raised: Any) -> Any:
-            note(perf_counter_ns())
-            return leave(context, *raised)
-
-        ProfilingContext.__enter__, ProfilingContext.__exit__ = __enter__, __exit__  # type: ignore[method-assign]
-
-    def restore(self) -> None:
-        """Leave TRL as it was."""
-        ProfilingContext.__enter__, ProfilingContext.__exit__ = self._seam  # type: ignore[method-assign]
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Read the clock."""
-        self._notes.append(perf_counter_ns())
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Read the clock."""
-        self._notes.append(perf_counter_ns())
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hand on what there is, with the generation that the trainer's buffers will forget."""
-        lists, logs = self._trainer._metrics["train"], self._trainer._logs
-        rewards = [list(column) for column in logs["rewards"].values()]
-        self._queue.append(
-            (state.global_step, tuple(self._notes), dict(lists), rewards, list(logs["completion"]))
-        )
-        self._notes.clear()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Hand on a copy."""
-        self._queue.append((state.global_step, dict(logs)))
-
-
-_floors: list[FloorCallback] = []
-
-
-def _floor(directory: Path) -> list[TrainerCallback]:
-    _floors.append(FloorCallback())
-    return [_floors[-1]]
-
-
-def _clean_up_floor() -> None:
-    _floors.pop().restore()
-
-
-def _ours(directory: Path) -> list[TrainerCallback]:
-    from rlhf_otel import TelemetryCallback
-
-    return [TelemetryCallback(metrics_port=0, journal=directory, linger_s=0.0)]
-
-
-def _clean_up_ours() -> None:
-    from rlhf_otel import serving
-    from rlhf_otel.sources import profiling_seam
-
-    serving.close()
-    profiling_seam.uninstall()
-
-
-def _tensorboard(directory: Path) -> list[TrainerCallback]:
-    from transformers.integrations import TensorBoardCallback  # type: ignore[attr-defined]
-
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory)
-    return [TensorBoardCallback()]  # type: ignore[no-untyped-call]
-
-
-def _wandb(directory: Path) -> list[TrainerCallback]:
-    from transformers.integrations import WandbCallback  # type: ignore[attr-defined]
-
-    return [WandbCallback()]  # type: ignore[no-untyped-call]
-
-
-def _clean_up_wandb() -> None:
-    import wandb
-
-    wandb.finish()
-
-
-def _trackio(directory: Path) -> list[TrainerCallback]:
-    from transformers.integrations import TrackioCallback  # type: ignore[attr-defined]
-
-    return [TrackioCallback()]  # type: ignore[no-untyped-call]
-
-
-def _rldoctor(directory: Path) -> list[TrainerCallback]:
-    from rl_doctor.integrations.trl import RLDoctorCallback  # type: ignore[import-untyped]
-
-    return [RLDoctorCallback()]
-
-
-def _mlflow(directory: Path) -> list[TrainerCallback]:
-    from transformers.integrations import MLflowCallback  # type: ignore[attr-defined]
-
-    os.environ["MLFLOW_TRACKING_URI"] = (directory / "mlruns").as_uri()
-    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # the light package has no other that needs no server
-    return [MLflowCallback()]  # type: ignore[no-untyped-call]
-
-
-def _clean_up_mlflow() -> None:
-    import mlflow  # type: ignore[import-not-found]
-
-    mlflow.end_run()
-
-
-def _rlprobe(directory: Path) -> list[TrainerCallback]:
-    from rlprobe.integrations.trl import RlprobeCallback  # type: ignore[import-not-found]
-
-    return [RlprobeCallback(directory / "rlprobe")]
-
-
-def _rlwatch(directory: Path) -> list[TrainerCallback]:
-    import rlwatch  # type: ignore[import-not-found]
-    from rlwatch.core import _build_trl_callback  # type: ignore[import-not-found]
-
-    return [_build_trl_callback(rlwatch.attach(framework="manual"))()]
-
-
-def peers() -> list[Peer]:
-    """In the order in which they run."""
-    return [
-        Peer(BARE, lambda directory: []),
-        Peer(NO_OP, lambda directory: [TrainerCallback()]),
-        Peer(FLOOR, _floor, _clean_up_floor),
-        Peer(OURS, _ours, _clean_up_ours),
-        Peer("Trackio", _trackio),
-        Peer("W&B offline", _wandb, _clean_up_wandb),
-        Peer("TensorBoard", _tensorboard),
-        Peer("MLflow", _mlflow, _clean_up_mlflow),
-        Peer("rl-doctor", _rldoctor),
-        Peer("rlprobe", _rlprobe),
-        Peer("rlwatch", _rlwatch),
-    ]
 
 
 # --- measuring
+
+
+class Extent(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    """Runs of each callback."""
+    steps: int
+    """Measured steps of a run."""
+    warm_up: int
+    """Steps before those."""
 
 
 class Measured(NamedTuple):
@@ -382,12 +178,10 @@ class Result:
         }
 
 
-def measure(
-    contestants: Sequence[Peer], rounds: int, steps: int, warm_up: int, cold: bool
-) -> dict[str, Result]:
+def measure(contestants: Sequence[Peer], extent: Extent, cold: bool) -> dict[str, Result]:
     """All peers, round after round."""
     results: dict[str, Result] = {peer.name: Result() for peer in contestants}
-    for _ in range(rounds):
+    for _ in range(extent.rounds):
         bare = Cost(0, 0)
         for peer in contestants:
             if peer.skipped:
@@ -395,7 +189,7 @@ def measure(
             directory = Path(tempfile.mkdtemp(dir=offline.DIRECTORY))
             try:
                 os.chdir(directory)
-                run = measure_run(peer, directory, steps, warm_up, cold)
+                run = measure_run(peer, directory, extent.steps, extent.warm_up, cold)
             except Exception as error:  # a peer that cannot run here is reported as such
                 if peer.name in (BARE, OURS):
                     raise
@@ -434,33 +228,36 @@ thread's ({background:.0f} µs by its own clock). The training thread may have t
 want the interpreter at once, at most that long; that is not in the other columns."""
 
 
+def asked(description: str | None, rounds: int, steps: int) -> tuple[argparse.Namespace, Extent]:
+    """The command line, and what it makes of these defaults."""
+    parser = argument_parser(description, quick="two short rounds: does it run at all")
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="runs of each callback (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=steps, help="measured steps of a run (default: %(default)s)"
+    )
+    found = parser.parse_args()
+    return found, Extent(2, 60, 20) if found.quick else Extent(found.rounds, found.steps, 100)
+
+
 def main() -> int:
     """Measure warm and cold, print, write; fail when ours costs more than it may."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="two short rounds: does it run at all")
-    parser.add_argument("--rounds", type=int, default=8, help="runs of each callback (default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=int, default=500, help="measured steps of a run (default: %(default)s)"
-    )
-    arguments = parser.parse_args()
-    rounds, steps, warm_up = (2, 60, 20) if arguments.quick else (arguments.rounds, arguments.steps, 100)
-
+    arguments, extent = asked(__doc__, rounds=8, steps=500)
     torch.set_num_threads(1)
     for name in (OURS, "rl-doctor"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they find in made-up numbers
     report: dict[str, Any] = {
-        "machine": machine(),
-        "versions": versions(PACKAGES),
-        "parameters": {"rounds": rounds, "steps": steps, "warm_up": warm_up, "keys": KEYS, "phases": PHASES},
+        "machine": machine(),  # before it is kept busy
+        "parameters": {**extent._asdict(), "keys": KEYS, "phases": PHASES},
     }
     print(headline())
-    print(f"{rounds} runs of {steps} steps each; {KEYS} keys, {PHASES} phases, logging at every step")
+    print(
+        f"{extent.rounds} runs of {extent.steps} steps each; {KEYS} keys, {PHASES} phases, logging at every step"
+    )
     for cold in (False, True):
         contestants = peers()
-        results = measure(contestants, rounds, steps, warm_up, cold)
+        results = measure(contestants, extent, cold)
         title = "cold (caches swept before each step and within it)" if cold else "warm (bursts of steps)"
         print(f"\n{title}\n{table(results, contestants)}")
         report["cold" if cold else "warm"] = {
@@ -470,7 +267,7 @@ def main() -> int:
     print("\n" + NOTE.format(background=report["warm"][OURS]["background_thread_cpu_us"]))
     report["figures"] = [*_figures(report, "warm"), *_figures(report, "cold")]
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, PACKAGES, report)
     return _judge(report["warm"], arguments.quick)
 
 

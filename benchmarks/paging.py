@@ -13,7 +13,6 @@ the step in which the reward was returned.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 from rich.console import Console
 
 from rlhf_otel.demo.faults import FAULTS
@@ -90,10 +89,7 @@ def healthy(seeds: range) -> int:
 
 def main() -> int:
     """Measure, print, and fail when a page was later than the bound or the anomaly not at the very step."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
+    parser = argument_parser(__doc__)
     parser.add_argument("--runs", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first healthy run (default: %(default)s)")
     parser.add_argument(
@@ -121,8 +117,7 @@ def main() -> int:
         f"bound        {BOUND_S:12.2f} s: scrape {SCRAPE_S:g}, evaluation {EVALUATION_S:g}, group wait {GROUP_WAIT_S:g}"
     )
     if arguments.json:
-        report = {"machine": machine(), "versions": versions(["rlhf-otel", "trl"]), "runs": measured}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel", "trl"], {"runs": measured})
     late = median([each["page"] for each in measured]) > BOUND_S
     return 1 if late or any(each["steps"] for each in measured) else 0
 

@@ -10,7 +10,6 @@ shows; the best of some rounds.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import click
 from figures import Figure
-from machine import headline, machine
+from machine import argument_parser, headline, write_report
 
 from rlhf_otel.catalogue.rules import RULES
 from rlhf_otel.cli.replay import replay
@@ -136,10 +135,8 @@ def write_logs(folder: Path, steps: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 when one is slower than the target."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__, quick="few steps: does it run at all")
     parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and numbers")
-    parser.add_argument("--quick", action="store_true", help="few steps: does it run at all")
     given = parser.parse_args(arguments)
     steps = 500 if given.quick else given.steps
     found: dict[str, float] = {}
@@ -155,12 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found[name] = steps / in_a_process(what, folder / path)
             print(f"  {name:<18}  {found[name]:8.0f}", flush=True)
     if given.json:
-        report = {"machine": machine(), "steps": steps, "steps_per_second": found}
-        report["figures"] = [
+        figures = [
             Figure(name, f"{rate:,.0f} steps a second", f"at least {TARGET:,}", rate >= TARGET)
             for name, rate in found.items()
         ]
-        given.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        report = {"steps": steps, "steps_per_second": found, "figures": figures}
+        write_report(given.json, ["rlhf-otel"], report)
     return min(found.values()) < TARGET and not given.quick
 
 

@@ -9,8 +9,6 @@ Processor time decides, so that a busy machine hardly shows; the best of some ro
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import resource
 import subprocess
@@ -22,7 +20,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from machine import headline, machine
+from machine import argument_parser, headline, write_report
 
 from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import Outcome
@@ -101,14 +99,12 @@ def children_s() -> float:
 
 def main() -> int:
     """Print the figures; 1 when a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__.splitlines()[0], quick="few steps: does it run at all")
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--quick", action="store_true", help="Few steps: show that it runs.")
-    parser.add_argument("--json", type=Path, help="Write all numbers here.")
     given = parser.parse_args()
     steps = 500 if given.quick else given.steps
     print(headline())
-    found: dict[str, Any] = {"machine": machine(), "steps": steps}
+    found: dict[str, Any] = {"steps": steps}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "journal"
         write_journal(folder, steps)
@@ -119,7 +115,7 @@ def main() -> int:
             found[form] = {"seconds": seconds, "wall_seconds": wall, "bytes": size}
             print(f"report{form:<6} {seconds:5.2f} s (wall {wall:.2f} s)  {size / 1e6:5.2f} MB")
     if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_report(given.json, ["rlhf-otel"], found)
     missed = found[".html"]["seconds"] > MAX_SECONDS or found[".html"]["bytes"] > MAX_BYTES
     print(f"targets (HTML in {MAX_SECONDS:g} s, {MAX_BYTES / 1e6:g} MB): {'missed' if missed else 'met'}")
     return int(missed)

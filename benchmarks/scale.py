@@ -8,7 +8,6 @@ processor time of Prometheus, and what one scrape costs the rank that answers it
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import subprocess
@@ -21,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 
 from rlhf_otel.demo.servers import Server, free_port, program
 from rlhf_otel.detection.promql import Timing
@@ -174,12 +173,8 @@ def finish(serving: subprocess.Popen[str]) -> dict[str, Any]:
 
 def main() -> int:
     """Measure each number of ranks; 1 when a scrape failed or a rank has more series than it may."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, quick="4 ranks for some seconds: does it run at all")
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 512])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="4 ranks for some seconds: does it run at all")
     arguments = parser.parse_args()
     timing, scrapes = (Timing(scrape_s=1), 5) if arguments.quick else (Timing(), 6)
     numbers = [4] if arguments.quick else arguments.ranks
@@ -193,11 +188,9 @@ def main() -> int:
         print(" | ".join(form.format(rows[-1][key]) for key, (_, form) in COLUMNS.items()), flush=True)
     if arguments.json:
         report = {
-            "machine": machine(),
-            "versions": versions(["rlhf-otel", "prometheus-client"]),
             "rows": rows,
         }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel", "prometheus-client"], report)
     sound = all(
         r["samples_rank_0"] <= 400 and r["samples_other"] <= 120 and not r["failed_scrapes"] for r in rows
     )

@@ -11,8 +11,6 @@ seconds without scrapes; the longest step of each turn is compared.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import subprocess
 import sys
@@ -28,7 +26,7 @@ from typing import Any, Final, NamedTuple
 import offline  # before what it keeps off the network
 import torch
 from figures import Figure
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import generate_latest
 from stub_trainer import StubTrainer
@@ -140,15 +138,11 @@ def measure(contestants: dict[str, Callable[[], bytes]], scrapes: int) -> dict[s
 
 def main() -> int:
     """Measure, print, and fail when a scrape takes too long or holds up a step."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, quick="few scrapes: does it run at all")
     parser.add_argument("--scrapes", type=int, default=100, help="default: %(default)s")
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="with and without scrapes (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="few scrapes: does it run at all")
     arguments = parser.parse_args()
     scrapes, seconds = (5, 2.0) if arguments.quick else (arguments.scrapes, arguments.seconds)
     torch.set_num_threads(1)
@@ -175,8 +169,6 @@ def main() -> int:
     per_target = median(one.cpu for one in times["rlhf_otel"]) * SERIES / series
     if arguments.json:
         report = {
-            "machine": machine(),
-            "versions": versions(["rlhf-otel", "prometheus-client", "opentelemetry-exporter-prometheus"]),
             "series": series,
             "milliseconds": times,
             "longest_step_ms": {"without": longest[False], "scraped": longest[True]},
@@ -186,7 +178,9 @@ def main() -> int:
                 Figure.at_most("a step held up by a scrape a second", scraped - without, STOLEN_MS, "ms", 2),
             ],
         }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(
+            arguments.json, ["rlhf-otel", "prometheus-client", "opentelemetry-exporter-prometheus"], report
+        )
     missed = not arguments.quick and (per_target > TARGET_MS or scraped - without > STOLEN_MS)
     print(
         f"target: {SERIES} series under {TARGET_MS:g} ms (here {per_target:.2f}), no step held up by more than "

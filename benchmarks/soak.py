@@ -10,8 +10,6 @@ ever (its log history) is forgotten.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import subprocess
 import sys
@@ -25,7 +23,7 @@ import offline  # before what it keeps off the network
 import psutil
 import torch
 from figures import Figure
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 from memory import forget_full_files
 from stub_trainer import Cost, StubTrainer
 
@@ -219,13 +217,9 @@ def not_flat(windows: list[Window]) -> dict[str, str]:
 
 def main() -> int:
     """Soak, print, and fail when something grew or was dropped."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, quick="half a minute: does it run at all")
     parser.add_argument("--minutes", type=float, default=60.0, help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=200.0, help="steps a second (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="half a minute: does it run at all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("rlhf_otel").setLevel(logging.CRITICAL)  # what it finds in made-up numbers
@@ -241,14 +235,13 @@ def main() -> int:
     )
     if arguments.json:
         rows = [window._asdict() for window in found["windows"]]
-        report = {"machine": machine(), "versions": versions(["rlhf-otel", "trl"]), **found}
-        report |= {"windows": rows, "grown": grown}
+        report = found | {"windows": rows, "grown": grown}
         lasted = f"{found['windows'][-1].minute:.0f} minutes at {arguments.rate:g} steps a second"
         report["figures"] = [
             Figure(f"{name}, {lasted}", numbers, "flat", name not in grown)
             for name, numbers in compared(found["windows"]).items()
         ]
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel", "trl"], report)
     missed = not arguments.quick and bool(grown or dropped)
     print(f"target: all flat, nothing dropped: {'missed' if missed else 'met'}")
     return 1 if missed else 0

@@ -14,7 +14,6 @@ length. A page about one of them, a second page about a run, and a late alert ar
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -30,7 +29,7 @@ from statistics import median
 from typing import Any, Final, NamedTuple
 
 import numpy
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 from stalling_run import HANGS, Plan, train
 
 from rlhf_otel.demo.receiver import Receiver
@@ -218,13 +217,9 @@ def show(cases: Sequence[Case]) -> None:
 
 def main() -> int:
     """Measure, print, and fail at a late alert, a page too many, or a false one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
+    parser = argument_parser(__doc__, quick="one run of each kind at one pace, two healthy")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each kind (default: %(default)s)")
     parser.add_argument("--healthy", type=int, default=30, help="healthy runs (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="one run of each kind at one pace, two healthy")
     arguments = parser.parse_args()
     repeat, runs, steps_s = arguments.repeat, arguments.healthy, STEPS_S
     if arguments.quick:
@@ -245,8 +240,7 @@ def main() -> int:
     print(f"{runs} healthy runs of {HEALTHY_STEPS} steps, {seen} seen by both replicas: {paged} paged")
     if arguments.json:
         rows = [case._asdict() | {"bound_s": case.bound_s} for case in cases]
-        report = {"machine": machine(), "versions": versions(["rlhf-otel"]), "hanging": rows, "paged": paged}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel"], {"hanging": rows, "paged": paged})
     late = any(case.alert_s > case.bound_s for case in cases)
     return 1 if late or paged or seen < runs else 0
 

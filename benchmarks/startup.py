@@ -5,8 +5,6 @@ python benchmarks/startup.py [--json FILE] [--quick]
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ from statistics import median
 from typing import Final
 
 from figures import Figure
-from machine import headline, machine, versions
+from machine import argument_parser, headline, write_report
 
 HEAVY: Final = ("torch", "transformers", "trl", "pandas", "numpy")
 TARGET_S: Final = 0.3
@@ -60,9 +58,7 @@ print(" ".join(name for name in {HEAVY} if name in sys.modules), file=sys.stderr
 
 def main() -> int:
     """Measure, print, and fail when a heavy package was imported or a start took too long."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="few repetitions: does it run at all")
+    parser = argument_parser(__doc__, quick="few repetitions: does it run at all")
     arguments = parser.parse_args()
 
     measured = measure(2 if arguments.quick else 10)
@@ -74,8 +70,6 @@ def main() -> int:
     print(f"heavy packages imported: {', '.join(heavy) or 'none'} (looked for {', '.join(HEAVY)})")
     if arguments.json:
         report = {
-            "machine": machine(),
-            "versions": versions(["rlhf-otel"]),
             "seconds": measured,
             "heavy_imports": heavy,
             "figures": [
@@ -85,7 +79,7 @@ def main() -> int:
                 for name, times in measured.items()
             ],
         }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, ["rlhf-otel"], report)
     slow = [name for name, times in measured.items() if median(times) > TARGET_S and not arguments.quick]
     print(f"target: under {TARGET_S:g} s: {'missed by ' + ', '.join(slow) if slow else 'met'}")
     return 1 if heavy or slow else 0

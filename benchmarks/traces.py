@@ -9,9 +9,7 @@ Then the memory of what waits: records that may still be kept, and spans on thei
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import logging
 import os
 import subprocess
@@ -23,10 +21,10 @@ from statistics import median
 from typing import Any, Final
 
 import offline  # noqa: F401  # before what it keeps off the network
-import overhead
 import torch
-from machine import headline, machine, versions
-from overhead import BARE, OURS, FloorCallback, Peer, measure, table
+from machine import headline, write_report
+from overhead import asked, measure, table
+from peers import BARE, OURS, PACKAGES, FloorCallback, Peer, clean_up_ours, peers
 from stub_trainer import KEYS, PHASES
 from transformers import TrainerCallback
 from trl.extras.profiling import ProfilingContext
@@ -151,15 +149,15 @@ def _ours(directory: Path, one_in: int) -> list[TrainerCallback]:
     ]
 
 
-def peers() -> list[Peer]:
+def compared() -> list[Peer]:
     """In the order in which they run."""
     trackers = ("Trackio", "W&B offline", "TensorBoard")
     return [
         Peer(BARE, lambda directory: []),
-        Peer(OURS, lambda directory: _ours(directory, 10**9), overhead._clean_up_ours),
-        Peer(KEPT, lambda directory: _ours(directory, 1), overhead._clean_up_ours),
+        Peer(OURS, lambda directory: _ours(directory, 10**9), clean_up_ours),
+        Peer(KEPT, lambda directory: _ours(directory, 1), clean_up_ours),
         Peer(NAIVE, _make_naive, lambda: _naive.pop().restore()),
-        *(peer for peer in overhead.peers() if peer.name in trackers),
+        *(peer for peer in peers() if peer.name in trackers),
     ]
 
 
@@ -253,26 +251,16 @@ def sent(results: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print, write; fail when a step that is not kept costs as much as a live one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and numbers")
-    parser.add_argument("--quick", action="store_true", help="two short rounds: does it run at all")
-    parser.add_argument("--rounds", type=int, default=6, help="runs of each callback (default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=int, default=400, help="measured steps of a run (default: %(default)s)"
-    )
-    arguments = parser.parse_args()
-    rounds, steps, warm_up = (2, 60, 20) if arguments.quick else (arguments.rounds, arguments.steps, 100)
-
+    arguments, extent = asked(__doc__, rounds=6, steps=400)
     torch.set_num_threads(1)
     logging.getLogger(OURS).setLevel(logging.CRITICAL)  # what it finds in made-up numbers
     print(headline())
-    print(f"load of the last minute {os.getloadavg()[0]:.1f}")
-    print(f"{rounds} runs of {steps} steps each; {KEYS} keys, {PHASES} phases, logging at every step\n")
-    contestants = peers()
+    print(
+        f"{extent.rounds} runs of {extent.steps} steps each; {KEYS} keys, {PHASES} phases, logging at every step\n"
+    )
+    contestants = compared()
     with endpoint():
-        results = measure(contestants, rounds, steps, warm_up, cold=False)
+        results = measure(contestants, extent, cold=False)
     print(table(results, contestants))
     print(
         "\nMicroseconds that a step takes longer on the training thread; 'elsewhere' is CPU of other threads and processes.\n"
@@ -283,13 +271,10 @@ def main() -> int:
     print(f"\n{sent(results)}")
     if arguments.json:
         report = {
-            "machine": machine(),
-            "versions": versions(overhead.PACKAGES),
-            "load": os.getloadavg()[0],
             "memory_mib": sizes,
             "costs": {name: result.summary() for name, result in results.items()},
         }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, PACKAGES, report)
     naive = results.get(NAIVE)
     ours = median(results[OURS].by_round)
     return 1 if naive is not None and ours > median(naive.by_round) / 2 and not arguments.quick else 0

@@ -30,7 +30,6 @@ PLACES: Final = (
     "journal",
     "phases",
     "sources",
-    "stalls",
     "background",
     "system",
     "traces",

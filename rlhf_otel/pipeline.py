@@ -327,6 +327,10 @@ class Pipeline:
     def _account(self, record: StepRecord, duration: Statistics | None) -> None:
         with faults.isolated("detection", "accounting for a step's time"):
             usual = duration.baseline if duration is not None else None
+            if (
+                usual is None
+            ):  # no baseline yet, though the watch for stalls knows what is usual from the second step on
+                usual = self.limits.usual_s
             account(record, usual, self.snapshot.stall_threshold_s)
             self._waste.add_step(record.rollout_s, record.wasted, record.truncated_tokens)
 
@@ -335,7 +339,7 @@ class Pipeline:
         before, planned = self.snapshot.absorbed_s, self.snapshot.planned_steps
         after = before if record.absorbed_s is None else record.absorbed_s
         working_s = max(0.0, record.duration_s - (after - before))
-        with faults.isolated("stalls", "learning how long a step takes"):
+        with faults.isolated("background", "learning how long a step takes"):
             self.limits.observe(record.kind.value, working_s, last=0 < planned <= record.step)
         return after
 

@@ -1,9 +1,9 @@
 """SIGTERM during training: pre-emption, mostly, which is an interruption and no failure.
 
-A handler of the user's is called at once, since it may need the time to save. Whether it lets training go on
-shows when the next step ends; until then the run is announced as interrupted. Without a handler the process
-stays until Prometheus has seen the interruption, for a bounded time, and then dies of the signal; so it does when
-the run had failed just before.
+A handler of the user's is called once what is known of whole steps has been handed on: within 2 s, since it may need
+the time to save. Whether it lets training go on shows when the next step ends; until then the run is announced as
+interrupted. Without a handler the process stays until Prometheus has seen the interruption, for a bounded time, and then
+dies of the signal; so it does when the run had failed just before.
 """
 
 from __future__ import annotations

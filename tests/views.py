@@ -97,7 +97,7 @@ def raw_step(step: int, **changes: Any) -> RawStep:
         start_ns=step * SECOND_NS,
         end_ns=(step + 1) * SECOND_NS,
         time_ns=NOW_NS + step * SECOND_NS,
-        held=([], [], []),
+        held=([], []),
         readings=[],
         learning_rate=None,
         generation=None,
@@ -132,7 +132,7 @@ def complete_step(
     return raw_step(
         step,
         epoch=step / 100,
-        held=(list(logged), [[number] for number in logged.values()], [1] * len(logged)),
+        held=(list(logged), list(logged.values())),
         readings=[("loss", value, 0), ("grad_norm", value, 0)],
         learning_rate=1e-5,
         generation=Generation([REWARDS] * len(functions), None, 2, functions, COMPLETIONS)
@@ -179,7 +179,7 @@ def view_of(algorithm: str, rank: int = 0, functions: int = 10) -> RunView:
     zeros = dict.fromkeys(called, 0)
     return RunView(
         identity,
-        pipeline.snapshot,
+        pipeline.snapshot._replace(wasted=dict.fromkeys(Waste, 1.0) if rank == 0 else {}),
         "1.16",
         {phase.name: 1.0 for phase in PHASES},
         {phase.name: 0 if phase.name in NEVER_ENDED else 2 for phase in PHASES},
@@ -193,7 +193,7 @@ def view_of(algorithm: str, rank: int = 0, functions: int = 10) -> RunView:
         ),
         device_seconds=dict.fromkeys(ON_THE_DEVICE, 1.0),
         checkpoint=ANALYSIS if rank == 0 else None,
-        checkpoint_analyses={"done": 1, "failed": 1, "skipped": 1} if rank == 0 else {},
+        checkpoint_analyses={"done": 1, "failed": 0, "skipped": 0} if rank == 0 else {},
         open_phase=OpenPhase("reward", 0.5),
         stall_threshold_s=300.0,
     )

@@ -81,7 +81,7 @@ RUN: Final = (
     Metric("rlhf_checkpoints_total", _C, "Checkpoints saved in this attempt."),
     Metric("rlhf_last_checkpoint_timestamp_seconds", _G, "Unix time of the last saved checkpoint.", unit="seconds"),
     Metric("rlhf_checkpoint_findings", _G, "Findings about the last checkpoint that was analysed, by kind.", ("finding",)),
-    Metric("rlhf_checkpoint_analyses_total", _C, "Analyses of saved checkpoints, by outcome: done, failed, or skipped for a newer one.", ("outcome",)),
+    Metric("rlhf_checkpoint_analyses_total", _C, "Analyses of saved checkpoints, by outcome, once there was one: done, failed, or skipped for a newer one.", ("outcome",)),
     Metric("rlhf_last_checkpoint_step", _G, "Step of the last saved checkpoint."),
     Metric("rlhf_last_good_checkpoint_step", _G, "Step of the last checkpoint of this attempt from before the first bad step of every active critical anomaly."),
     Metric("rlhf_last_good_checkpoint_timestamp_seconds", _G, "Unix time at which that checkpoint was saved.", unit="seconds"),
@@ -116,7 +116,7 @@ TIME: Final = (
         "seconds",
         "time",
     ),
-    Metric("rlhf_kept_steps_total", _C, "Steps kept as traces, by reason, once there was one; without the first of the process.", ("reason",), group="time"),
+    Metric("rlhf_kept_steps_total", _C, "Steps kept as traces, by reason, once there was one; without the first of the process, and those before an anomaly.", ("reason",), group="time"),
     Metric("rlhf_reward_function_seconds_total", _C, "Wall time of each reward function; asynchronous ones overlap.", ("reward_function", "rank"), "seconds", "time"),
 )
 

@@ -96,6 +96,9 @@ def up(
         now = _programs(options, earlier)
     now.write(directory)
     _tell(now)
+    say(f"{'files and logs':<16} {directory}")
+    if options.who is NOBODY_IS_TOLD and now.programs:
+        say(f"{'who is told':<16} nobody; alerts are on Alertmanager's page (--paging FILE names somebody)")
     elsewhere = f" --dir {shlex.quote(str(given))}" if given is not None else ""
     asked = f" --prometheus {now.url('prometheus')}" if elsewhere and now.programs else ""
     say(f"`rlhf-otel doctor{asked}` checks it, `rlhf-otel down{elsewhere}` stops it")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,6 +14,9 @@ from rlhf_otel.cli.http_options import client_of, http_config_option
 if TYPE_CHECKING:
     from rlhf_otel.servers.http_client import HttpClient
     from rlhf_otel.top.picture import Picture
+
+
+_HOST_AND_PORT: Final = re.compile(r"[^/:]+:\d+|\[[0-9a-fA-F:.]+\]:\d+")
 
 
 @click.command()
@@ -24,8 +28,8 @@ if TYPE_CHECKING:
 def top(sources: tuple[str, ...], interval: float, http_config: Path | None) -> None:
     """Watch runs live: signals, phases, ranks, anomalies, GPUs.
 
-    SOURCES are endpoints (http://host:9464), directories of file_sd files (the setting file_sd), journals or output
-    directories; by default http://localhost:9464. Needs the extra [top].
+    SOURCES are endpoints (http://host:9464, or host:9464 for short), directories of file_sd files (the setting
+    file_sd), journals or output directories; by default http://localhost:9464. Needs the extra [top].
     """
     client = client_of(http_config)
     looks = [look_of(source, client) for source in sources or ("http://localhost:9464",)]
@@ -41,9 +45,12 @@ def look_of(source: str, client: HttpClient | None = None) -> Callable[[], list[
     from rlhf_otel.top.endpoints import EndpointWatch, targets_in
     from rlhf_otel.top.journals import JournalWatch
 
-    if source.startswith(("http://", "https://")):
-        return EndpointWatch(lambda: [source], client).look
     directory = Path(source)
+    if source.startswith(("http://", "https://")) or (
+        _HOST_AND_PORT.fullmatch(source) and not directory.exists()
+    ):
+        address = source if "://" in source else f"http://{source}"
+        return EndpointWatch(lambda: [address], client).look
     if (
         directory.is_dir()
         and any(directory.glob("*.json"))

@@ -51,7 +51,8 @@ def trace(paths: tuple[Path, ...], slowest: int, chosen: range | None, export: P
     whole = {step.rank for each in found for step in each.steps if step.rank not in each.incomplete}
     incomplete = frozenset().union(*(each.incomplete for each in found)) - whole
     waste = [sentence for each in found for sentence in each.waste]
-    together = Steps(found[0].run_id, steps, incomplete, waste)
+    stalls = [sentence for each in found for sentence in each.stalls]
+    together = Steps(found[0].run_id, steps, incomplete, waste, stalls)
     explained = [one for one in explain(steps) if chosen is None or one.step.step in chosen]
     if not explained:
         numbers = [step.step for step in steps]

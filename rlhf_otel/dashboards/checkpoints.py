@@ -162,12 +162,12 @@ FINDINGS: Final = Section(
         ),
         Panel(
             Kind.BAR_GAUGE,
-            "Analyses in this time",
-            "By outcome; all done is good. Failed ones are telemetry's; skipped ones gave way to a newer checkpoint.",
+            "Analyses",
+            "Of this attempt, by outcome; all done is good. Failed ones are telemetry's; skipped ones gave way to a newer checkpoint.",
             "short",
             (
                 Query(
-                    "round(sum by (outcome) (increase(rlhf_checkpoint_analyses_total[$__range])))",
+                    "sum by (outcome) (max_over_time(rlhf_checkpoint_analyses_total[$__range]))",
                     "{{outcome}}",
                 ),
             ),

@@ -36,12 +36,18 @@ class StallLimits:
         self.step_s = self._patience_s
         """For a step without evaluations and checkpoints."""
 
+    @property
+    def usual_s(self) -> float | None:
+        """What a step without evaluations and checkpoints usually takes at most; None before the first."""
+        return self._usual.slowest_s
+
     def observe(self, kind: str, seconds: float, last: bool) -> None:
         """A step has ended that took so long without them; ``last``: and none is planned after it."""
-        known = self._usual.slowest_s is not None
+        known = self.usual_s is not None
         self._usual.observe(kind, min(seconds, self.step_s) if known else seconds)
-        usual_s = self._usual.slowest_s or 0.0
-        self.step_s = max(self._floor_s, self._multiple * usual_s, self._patience_s if last else 0.0)
+        self.step_s = max(
+            self._floor_s, self._multiple * (self.usual_s or 0.0), self._patience_s if last else 0.0
+        )
 
     def now_s(self, snapshot: Snapshot, absorbed: Absorbed, open_phase: OpenPhase | None) -> float:
         """For the step in progress as it is: what evaluations and checkpoints took of it comes on top, and so does

@@ -33,7 +33,7 @@ def prometheus_findings(server: Prometheus, run_id: str | None, port: int | None
             "clock", f"{skew:+.0f} s between Prometheus and here", "run NTP (chrony) on both machines"
         )
     else:
-        yield ok("clock", f"{skew:+.1f} s between Prometheus and here")
+        yield ok("clock", f"{abs(skew):.1f} s between Prometheus and here")
     try:
         yield _scraping(server, run_id, port)
         yield _rules(server)
@@ -55,7 +55,7 @@ def _scraping(server: Prometheus, run_id: str | None, port: int | None) -> Findi
                 f"see {server.url}/targets; each rank has a port of its own, and a target (docs/integrations.md)",
             )
         if found:
-            return ok("scraping", f"{len(found)} ranks of {run_id}")
+            return ok("scraping", f"{len(found)} {'rank' if len(found) == 1 else 'ranks'} of {run_id}")
         return problem(
             "scraping",
             f"no series of run {run_id}",
@@ -148,7 +148,9 @@ def _routing(pager: Alertmanager) -> Iterator[Finding]:
             yield ok(what, f"go to receiver {name}" if what == "pages" else f"goes to receiver {name}")
         else:
             yield warning(
-                what, f"receiver {name} has no channel: nobody is told", "see docs/paging.md for receivers"
+                what,
+                f"receiver {name} has no channel: nobody is told",
+                "say who is told (docs/paging.md): `rlhf-otel up --paging FILE`, or `rlhf-otel generate --paging FILE`",
             )
     if any("RLHF" in str(each) for each in configuration.get("inhibit_rules", ())):
         yield ok("inhibition", f"{len(configuration['inhibit_rules'])} rules")

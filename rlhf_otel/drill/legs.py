@@ -88,7 +88,9 @@ class Drill:
         """What is sent before its time is another alert's."""
         assert self.alertmanager is not None
         if not self._integrations:
-            raise Hopeless(f"{', '.join(self._receivers)}: a receiver without any channel; nobody is told")
+            raise Hopeless(
+                f"{', '.join(self._receivers)}: a receiver without any channel; nobody is told (docs/paging.md says how)"
+            )
         found = self.alertmanager.delivery(self._integrations, self._receivers)
         if time.monotonic() < self._due - EARLY_S:
             self._before = found

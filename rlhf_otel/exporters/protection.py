@@ -29,6 +29,8 @@ _PLAIN_ON_TLS: Final = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"this port speaks HTTPS\n"
 )
+_WRONG: Final = b"no user name and password, or token, that metrics_web_config knows\n"
+_LATER: Final = b"another password is being looked at; one in a second is: try again\n"
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -98,10 +100,10 @@ class Protection:
                 return None
             case Verdict.LATER:
                 later = (("Retry-After", "1"),)
-                return Answer(b"try again\n", status=HTTPStatus.TOO_MANY_REQUESTS, headers=later)
+                return Answer(_LATER, status=HTTPStatus.TOO_MANY_REQUESTS, headers=later)
             case _:
                 headers = tuple(("WWW-Authenticate", each) for each in credentials.challenges)
-                return Answer(b"unauthorized\n", status=HTTPStatus.UNAUTHORIZED, headers=headers)
+                return Answer(_WRONG, status=HTTPStatus.UNAUTHORIZED, headers=headers)
 
     def _look_for_changes(self) -> None:
         if self._path is None or self._clock() < self._next_look or not self._looking.acquire(blocking=False):

@@ -96,7 +96,7 @@ _scalar("rlhf_updates_dropped_total", lambda v: v.updates_dropped)
 _scalar("rlhf_evaluations_total", lambda v: v.snapshot.evaluations)
 _scalar("rlhf_checkpoints_total", lambda v: v.snapshot.checkpoints)
 _by_label("rlhf_checkpoint_findings", lambda v: v.checkpoint.counts if v.checkpoint is not None else {})
-_by_label("rlhf_checkpoint_analyses_total", lambda v: v.checkpoint_analyses)
+_by_label("rlhf_checkpoint_analyses_total", lambda v: _happened(v.checkpoint_analyses))
 _scalar("rlhf_last_checkpoint_step", lambda v: v.snapshot.last_checkpoint and v.snapshot.last_checkpoint[0])
 _scalar(
     "rlhf_last_checkpoint_timestamp_seconds",
@@ -223,8 +223,9 @@ _by_label("rlhf_kept_steps_total", lambda v: _kept(v.telemetry.kept_steps))
 
 
 def _kept(steps: Mapping[str, int]) -> dict[str, int]:
-    """Without the first step, which says nothing that ``rlhf_steps_total`` does not."""
-    return {reason: count for reason, count in _happened(steps).items() if reason != Reason.FIRST}
+    """Without what other series say: there is one first step, and there are three before each anomaly."""
+    told = {Reason.FIRST, Reason.BEFORE_ANOMALY}
+    return {reason: count for reason, count in _happened(steps).items() if reason not in told}
 
 
 # --- verdicts

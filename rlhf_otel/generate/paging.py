@@ -29,6 +29,8 @@ SLACK_FILE: Final = "slack-url"
 SMTP_FILE: Final = "smtp-password"
 TITLE: Final = '{{ template "rlhf.title" . }}'
 TEXT: Final = '{{ template "rlhf.text" . }}'
+SLACK_TITLE: Final = '{{ template "rlhf.slack_title" . }}'
+SLACK_TEXT: Final = '{{ template "rlhf.slack" . }}'
 KINDS: Final = ("slack", "pagerduty", "email", "webhook")
 LOCAL: Final = "http://localhost:9099"
 
@@ -191,7 +193,13 @@ def receiver(name: str, channels: tuple[Channel, ...], secrets: str, resolved: b
 
 
 def _slack(channel: Channel, secrets: str) -> dict[str, Any]:
-    return {"channel": channel.slack, "api_url_file": f"{secrets}/{SLACK_FILE}", "title": TITLE, "text": TEXT}
+    return {
+        "channel": channel.slack,
+        "api_url_file": f"{secrets}/{SLACK_FILE}",
+        "title": SLACK_TITLE,
+        "fallback": SLACK_TITLE,  # of notifications; Alertmanager's own has all labels as they are
+        "text": SLACK_TEXT,
+    }
 
 
 def _pagerduty(channel: Channel, secrets: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from rlhf_otel.catalogue.rules import RULE_BY_NAME, Comparison, Rule, RuleClass,
 from rlhf_otel.catalogue.run_boards import GROUPS, PPO
 from rlhf_otel.detection.promql import ENGINE, STREAK, AlertForm, Timing, series
 from rlhf_otel.generate import page, rules
-from rlhf_otel.generate.outside_cases import OUTSIDE_CASES, Case
+from rlhf_otel.generate.case_series import Case
+from rlhf_otel.generate.outside_cases import OUTSIDE_CASES
 from rlhf_otel.generate.page import Links
 from rlhf_otel.generate.promtool_values import last, now
 from rlhf_otel.generate.yaml_text import dump

@@ -23,6 +23,8 @@ class Steps(NamedTuple):
     """Ranks of which only the kept steps are known."""
     waste: Sequence[str] = ()
     """What was in vain, in sentences, by the journal."""
+    stalls: Sequence[str] = ()
+    """The steps that stalled, also one that never ended, in sentences, by the journal."""
 
 
 def read_steps(path: Path) -> Steps:
@@ -40,8 +42,8 @@ def read_steps(path: Path) -> Steps:
 
 def _read(path: Path) -> Steps:
     journal, traces = _found_in(path)
-    waste = WasteTotals()
-    run_id, steps = _of_journal(journal, waste) if journal is not None else ("", [])
+    waste, stalls = WasteTotals(), list[str]()
+    run_id, steps = _of_journal(journal, waste, stalls) if journal is not None else ("", [])
     whole = {step.rank for step in steps}
     kept = [step for trace in traces for step in _of_trace(trace) if step.rank not in whole]
     if not steps and not kept:
@@ -49,7 +51,7 @@ def _read(path: Path) -> Steps:
             f"{path} has no steps: expected a journal's directory (OUTPUT_DIR/rlhf_otel) or a trace-rank*.json"
         )
     by_time = sorted([*steps, *kept], key=lambda step: (step.rank, step.start_us))
-    return Steps(run_id, by_time, frozenset(step.rank for step in kept), list(waste.sentences()))
+    return Steps(run_id, by_time, frozenset(step.rank for step in kept), list(waste.sentences()), stalls)
 
 
 def _found_in(path: Path) -> tuple[Path | None, list[Path]]:
@@ -60,7 +62,7 @@ def _found_in(path: Path) -> tuple[Path | None, list[Path]]:
     return (path if journal_files(path) else None), sorted(path.glob("trace-rank*.json*"))
 
 
-def _of_journal(path: Path, waste: WasteTotals) -> tuple[str, list[TracedStep]]:
+def _of_journal(path: Path, waste: WasteTotals, stalls: list[str]) -> tuple[str, list[TracedStep]]:
     run_id, rank, steps = "", 0, []
     for record in read_journal(path):
         waste.add_record(record)
@@ -68,9 +70,17 @@ def _of_journal(path: Path, waste: WasteTotals) -> tuple[str, list[TracedStep]]:
             run_id, rank = str(record.get("run_id", "")), int(record.get("rank", 0))
         elif record["type"] == "step":
             steps.append(journalled(record, rank))
+        elif record["type"] == "stall":
+            stalls.append(_stalled(record))
         elif record["type"] == "anomaly" and steps:
             steps[-1] = steps[-1]._replace(anomalies=[*steps[-1].anomalies, str(record.get("rule"))])
     return run_id, steps
+
+
+def _stalled(record: dict[str, Any]) -> str:
+    where = f", in {record['phase']}" if record.get("phase") else ""
+    stacks = f": {record['stacks']}" if record.get("stacks") else ""
+    return f"step {record['step']} stalled{where}, after {record['seconds']:.1f} s{stacks}"
 
 
 def journalled(record: dict[str, Any], rank: int) -> TracedStep:

@@ -10,6 +10,7 @@ from rlhf_otel.slow_steps.explanation import Explanation
 from rlhf_otel.slow_steps.reading import Steps
 
 PHASES_SHOWN: Final = 3
+STALLS_SHOWN: Final = 5
 WORTH_NAMING: Final = 0.05
 """Share of a step's excess below which a phase is not named."""
 
@@ -26,6 +27,7 @@ def report(found: Steps, explained: Sequence[Explanation], slowest: int) -> str:
             f"Of rank {named} only the kept steps are known, so that the usual is that of kept steps."
         )
     lines += [f"{sentence}." for sentence in found.waste]
+    lines += found.stalls[-STALLS_SHOWN:]
     several = len(ranks) > 1
     for ranks_of_step in _by_step(explained)[:slowest]:
         lines.append("")

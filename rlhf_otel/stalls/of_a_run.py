@@ -74,7 +74,7 @@ class RunStalls:
         self.count += 1
         identity = self._pipeline.identity
         logger.warning(
-            "rank %d stalls: step %d has taken %.0f s, where %.0f s are the most that it may, and is in %s for %.0f s%s%s",
+            "rank %d stalls: step %d has taken %.1f s, and may take %.1f s at most; it has been in %s for %.1f s%s%s",
             identity.rank,
             stall.step,
             stall.seconds,

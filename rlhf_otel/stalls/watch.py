@@ -114,12 +114,12 @@ class StallWatch:
 
     def _work(self) -> None:
         if self._open is not None:
-            with faults.isolated("stalls", "opening the file of stacks beside the journal"):
+            with faults.isolated("background", "opening the file of stacks beside the journal"):
                 self._file = self._open(self._training_thread)
         while not self._stopping.wait(self._looks_s):
-            with faults.isolated("stalls", "watching for stalls"):
+            with faults.isolated("background", "watching for stalls"):
                 self._look()
-        with faults.isolated("stalls", "ending the watch for stalls"):
+        with faults.isolated("background", "ending the watch for stalls"):
             self._leave()
 
     def _look(self) -> None:
@@ -157,7 +157,7 @@ class StallWatch:
             return ""
         self.latest = f"{_said(sight, phase, now_ns)}\n{self.stacks()}"
         if self._file is not None:
-            with faults.isolated("stalls", "writing stacks beside the journal"):
+            with faults.isolated("background", "writing stacks beside the journal"):
                 self._file.append(f"\n{self.latest}")
         return self._path
 
@@ -172,7 +172,7 @@ class StallWatch:
             armed = sight  # where steps are shorter than the time between looks, others ended before the GIL was held
         said = f"{_said(armed, phase, now_ns)}; the interpreter was held until now"
         self.latest = f"{said}\n{written}"
-        with faults.isolated("stalls", "writing stacks beside the journal"):
+        with faults.isolated("background", "writing stacks beside the journal"):
             self._file.append(f"\nThese stacks: {said}\n")
         if sight is None or armed.began_ns == self._told_of:
             return
@@ -201,8 +201,8 @@ class StallWatch:
 def _said(sight: Sight, phase: OpenPhase, now_ns: int) -> str:
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return (
-        f"{moment}: step {sight.step} has taken {sight.taken_s(now_ns):.1f} s, where {sight.limit_s:.1f} s are the most "
-        f"that it may; it is in {phase.phase} for {phase.seconds:.1f} s"
+        f"{moment}: step {sight.step} has taken {sight.taken_s(now_ns):.1f} s, and may take {sight.limit_s:.1f} s at most; "
+        f"it has been in {phase.phase} for {phase.seconds:.1f} s"
     )
 
 

@@ -82,7 +82,7 @@ class Top(App[None]):
         cursor = table.cursor_row
         table.clear()
         for key, picture in self.pictures.items():
-            table.add_row(*map(Text, _row(picture)), key=key)  # a plain string would be read as markup
+            table.add_row(*map(Text, row_of(picture)), key=key)  # a plain string would be read as markup
         if self.pictures:
             table.move_cursor(row=min(cursor, len(self.pictures) - 1))
         self._show_chosen()
@@ -114,7 +114,7 @@ class Top(App[None]):
         self.query_one("#side-text", Static).update(side_text(chosen))
 
 
-def _row(picture: Picture) -> tuple[str, ...]:
+def row_of(picture: Picture) -> tuple[str, ...]:
     active = [rule for rule, (_, _, on) in picture.anomalies.items() if on]
     worst = f"{picture.worst()}: {', '.join(active)}" if active else ""
     kl = "kl_per_token" if "kl_per_token" in picture.signals else "kl_per_sequence"
@@ -134,7 +134,7 @@ def _row(picture: Picture) -> tuple[str, ...]:
 def _state(picture: Picture) -> str:
     silent = time.time() - picture.heard_s
     if picture.state == "running" and picture.heard_s and silent > QUIET_S:
-        return f"no step for {silent:.0f} s"
+        return f"no step for {silent:.0f} s" + (f", in {picture.phase}" if picture.phase else "")
     return picture.state
 
 

@@ -129,6 +129,10 @@ def _stalls(picture: Picture, labels: Labels, value: float) -> None:
     picture.stalls = int(value)
 
 
+def _open_phase(picture: Picture, labels: Labels, value: float) -> None:
+    picture.phase = labels["phase"]
+
+
 def _active(picture: Picture, labels: Labels, value: float) -> None:
     _, step, _ = picture.anomalies.get(labels["rule"], ("", 0, False))
     picture.anomalies[labels["rule"]] = (labels["severity"], step, value > 0)
@@ -147,6 +151,7 @@ _TAKEN: Final[dict[str, Callable[[Picture, Labels, float], None]]] = {
     "rlhf_last_progress_timestamp_seconds": _progress,
     "rlhf_run_end_timestamp_seconds": _ended,
     "rlhf_stalls_total": _stalls,
+    "rlhf_open_phase_seconds": _open_phase,
     "rlhf_anomaly_active": _active,
     "rlhf_anomaly_first_step": _first,
 }

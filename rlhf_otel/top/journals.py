@@ -75,7 +75,7 @@ class JournalWatch:
 
     def _step(self, record: Record) -> None:
         picture = self._picture
-        picture.step, picture.heard_s = record["step"], record["time"]
+        picture.step, picture.heard_s, picture.phase = record["step"], record["time"], ""
         for name, value in record.get("values", {}).items():
             picture.add(name, value)
         for phase, microseconds in own_times(journalled(record, picture.rank)).items():
@@ -89,6 +89,7 @@ class JournalWatch:
 
     def _stall(self, record: Record) -> None:
         self._picture.stalls += 1
+        self._picture.phase = shown(str(record.get("phase") or ""))
 
     def _anomaly(self, record: Record) -> None:
         self._picture.anomalies[record["rule"]] = (record["severity"], record["first_step"], True)

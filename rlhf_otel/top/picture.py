@@ -30,6 +30,8 @@ class Picture:
     """Seconds by phase, so far."""
     anomalies: dict[str, tuple[str, int, bool]] = field(default_factory=dict)
     """Rule to severity, first step, and whether it is active."""
+    phase: str = ""
+    """Where its training thread is, by an endpoint, or stalls, by a journal; empty where unknown."""
     stalls: int = 0
     """Steps that took longer than they may: of the attempt by an endpoint, of the run by a journal."""
     gpus: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a scrape shows: the families and their labels for ever, how many series, and two formats that parse.
+"""What a scrape shows: the families and their labels for ever, which runs share them, and what a fault costs.
 
 After a change of names, types, units or labels that is meant: ``python tests/exporters/test_exposition.py``
 writes the golden file anew. What disappears from it breaks somebody's board.
@@ -6,33 +6,23 @@ writes the golden file anew. What disappears from it breaks somebody's board.
 
 from __future__ import annotations
 
-import math
-import shutil
-import subprocess
 import sys
 import threading
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from views import NOW_NS, complete_view, grpo_view, view_of
+from exposed import SUFFIX, VIEW, as_openmetrics, as_text, families
+from views import NOW_NS, grpo_view
 
-from rlhf_otel import faults, plain_text
+from rlhf_otel import faults
 from rlhf_otel.catalogue.metrics import METRIC_BY_NAME, METRICS, MetricType
 from rlhf_otel.catalogue.rules import RULES, Severity
-from rlhf_otel.catalogue.signals import SIGNALS
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.detection.detector import Verdict
 from rlhf_otel.exporters import run_samples
@@ -40,39 +30,8 @@ from rlhf_otel.exporters.exposition import RunsCollector
 from rlhf_otel.pipeline import Pipeline
 from rlhf_otel.records import RunIdentity, RunView, Snapshot, StepRecord
 from rlhf_otel.settings import Settings
-from rlhf_otel.sources.trl_keys import FAMILIES, measurable
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
-VIEW = complete_view()
-SUFFIX = {MetricType.COUNTER: "_total", MetricType.INFO: "_info"}
-
-
-def registry(*views: RunView) -> CollectorRegistry:
-    found = CollectorRegistry()
-    found.register(RunsCollector(lambda: views))
-    return found
-
-
-def as_text(*views: RunView) -> str:
-    return generate_latest(registry(*views)).decode()
-
-
-def as_openmetrics(*views: RunView) -> str:
-    return openmetrics.generate_latest(registry(*views)).decode()
-
-
-def series(view: RunView) -> int:
-    return sum(not line.startswith("#") for line in as_text(view).splitlines())
-
-
-def largest(view: RunView) -> str:
-    """For the message of a budget that is exceeded: which families have most series."""
-    collected = {family.name: len(family.samples) for family in RunsCollector(lambda: [view]).collect()}
-    return f"{series(view)} series, most of them in {Counter(collected).most_common(20)}"
-
-
-def families(view: RunView) -> dict[str, Family]:
-    return {family.name: family for family in parse_openmetrics(as_openmetrics(view))}
 
 
 def golden() -> str:
@@ -138,61 +97,7 @@ def test_there_may_be_no_good_checkpoint() -> None:
     assert "rlhf_last_good_checkpoint_step" not in families(view._replace(snapshot=snapshot))
 
 
-# How many series
-
-
-def test_rank_0_of_a_grpo_run_stays_within_its_budget() -> None:
-    view = grpo_view(functions=10)
-    assert [verdict.rule.name for verdict in view.snapshot.verdicts if verdict.active] == ["NonFinite"]
-    assert series(view) < 400, largest(view)
-
-
-@pytest.mark.parametrize("algorithm", [family.algorithms[0] for family in FAMILIES])
-def test_rank_0_of_any_trainer_stays_within_the_budget(algorithm: str) -> None:
-    view = view_of(algorithm)
-    assert series(view) <= 400, largest(view)
-
-
-def test_the_run_of_the_budget_has_all_that_grpo_can_measure() -> None:
-    assert measurable("grpo", monitored=False) <= grpo_view().snapshot.values.keys(), (
-        "give tests/views.py the others"
-    )
-
-
-def test_another_rank_stays_within_its_budget() -> None:
-    view = grpo_view(rank=1, functions=10)
-    assert series(view) <= 120, largest(view)
-
-
-def test_another_rank_shows_only_what_differs_between_ranks() -> None:
-    view = grpo_view(rank=3)
-    of_the_run = {signal.metric for signal in SIGNALS} | {
-        "rlhf_step",
-        "rlhf_tokens_total",
-        "rlhf_anomaly_total",
-    }
-    names = {sample.name for family in parse_text(as_text(view)) for sample in family.samples}
-    assert not names & of_the_run
-    labels = [sample.labels for family in parse_text(as_text(view)) for sample in family.samples]
-    assert labels
-    assert all(found["rank"] == "3" for found in labels)
-
-
-def test_rules_about_what_an_algorithm_cannot_measure_have_no_series() -> None:
-    def shown(algorithm: str) -> set[str]:
-        pipeline = Pipeline(RunIdentity("r", algorithm=algorithm), Settings(journal="off"), None)
-        return {verdict.rule.name for verdict in pipeline.snapshot.verdicts}
-
-    assert "ValueDivergence" in shown("ppo") - shown("grpo")
-    assert "EntropyCollapse" in shown("grpo") - shown("dpo")
-    assert shown("") >= shown("ppo") | shown("grpo")
-
-
-def test_no_series_is_there_twice() -> None:
-    for view in (grpo_view(), VIEW):
-        samples = [sample for family in parse_text(as_text(view)) for sample in family.samples]
-        counted = Counter((sample.name, *sorted(sample.labels.items())) for sample in samples)
-        assert not [key for key, count in counted.items() if count > 1]
+# What belongs to a run
 
 
 def test_two_runs_share_families() -> None:
@@ -241,92 +146,6 @@ def test_of_a_run_that_another_has_outlived_only_the_end_is_left() -> None:
         "rlhf_run_info",
     } <= names
     assert not names & {"rlhf_loss", "rlhf_anomaly_total", "rlhf_phase_seconds_total", "rlhf_gpu_power_watts"}
-
-
-# Formats
-
-
-@pytest.mark.parametrize("view", [grpo_view(), grpo_view(rank=1), VIEW], ids=["grpo", "rank 1", "all"])
-def test_both_formats_say_the_same(view: RunView) -> None:
-    def values(found: Iterator[Family]) -> dict[tuple[object, ...], str]:
-        return {
-            (sample.name, *sorted(sample.labels.items())): repr(sample.value)  # NaN equals no NaN
-            for family in found
-            for sample in family.samples
-        }
-
-    text = values(parse_text(as_text(view)))
-    assert text == values(parse_openmetrics(as_openmetrics(view)))
-    assert len(text) == series(view)
-
-
-@pytest.mark.servers
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_finds_nothing_to_mend() -> None:
-    done = subprocess.run(
-        ["promtool", "check", "metrics"], input=as_text(VIEW), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not done.stdout + done.stderr
-
-
-# Labels from outside
-
-HOSTILE = [
-    'say "hello"',
-    "back\\slash \\n",
-    "two\nlines",
-    "größer 比 🦙",
-    "\udcff half a surrogate",
-    "{a='b'} # TYPE x gauge",
-    "",
-    " ",
-    "\x00\x7f\r\t\u2028",
-]
-
-
-def labelled(text: str) -> RunView:
-    """A run whose every text from outside is ``text``."""
-    view = grpo_view()
-    snapshot = view.snapshot._replace(unmapped={text: 1.0}, reward_functions={text: (0.5, 0.1)})
-    identity = replace(
-        view.identity, run_id=text, run_name=text, model=text, team=text, owner=text, cluster=text
-    )
-    return view._replace(identity=identity, snapshot=snapshot, function_seconds={text: 1.0}, trl_version=text)
-
-
-@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-def test_any_text_as_a_label_leaves_the_scrape_whole(text: str) -> None:
-    shown = plain_text.shown(text)
-    view = labelled(text)
-    for found in (parse_text(as_text(view)), parse_openmetrics(as_openmetrics(view))):
-        samples = {sample.name: sample.labels for family in found for sample in family.samples}
-        assert len(samples) > 100
-        assert samples["rlhf_trainer_metric"].get("key", "") == shown
-        assert samples["rlhf_reward_function_mean"].get("reward_function", "") == shown
-        assert samples["rlhf_run_info"].get("model", "") == shown
-        assert {labels.get("run_id", "") for labels in samples.values()} == {shown}
-    assert not faults.total()
-
-
-@given(st.text(st.characters(), max_size=30))
-@settings(max_examples=50)
-def test_a_label_is_read_back_as_it_is_shown(text: str) -> None:
-    view = RunView(RunIdentity("r"), Snapshot(unmapped={text: 1.0}))
-    expected = plain_text.shown(text)
-    for found in (parse_text(as_text(view)), parse_openmetrics(as_openmetrics(view))):
-        (family,) = [family for family in found if family.name == "rlhf_trainer_metric"]
-        assert [sample.labels.get("key", "") for sample in family.samples] == [expected]
-
-
-@given(st.floats())
-@settings(max_examples=50)
-def test_a_value_is_read_back_as_it_was(value: float) -> None:
-    view = RunView(RunIdentity("r"), Snapshot(values={"loss": value}))
-    for found in (parse_text(as_text(view)), parse_openmetrics(as_openmetrics(view))):
-        (family,) = [family for family in found if family.name == "rlhf_loss"]
-        assert family.samples[0].value == value or math.isnan(value)
-        assert math.isnan(family.samples[0].value) == math.isnan(value)
 
 
 # Faults

@@ -1,91 +1,25 @@
-"""The trace exporter against real receivers, a real collector, and endpoints that are not there or hang."""
+"""The trace exporter against real receivers and a real collector: what arrives, when, and how much of it."""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import otlp_receiver
 import pytest
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from exporting import IDENTITY, Memory, export_two_steps, exporter, record
 from otlp_receiver import Receiver
 
-from rlhf_otel import faults
-from rlhf_otel.catalogue.rules import Severity
 from rlhf_otel.catalogue.spans import StepKind
 from rlhf_otel.exporters.span_tree import MAX_PHASES, run_trace_id, trace_id
 from rlhf_otel.exporters.traces import SDK_LOGGERS, TraceExporter
-from rlhf_otel.records import Anomaly, PhaseInterval, RunIdentity, StepRecord
+from rlhf_otel.records import RunIdentity, StepRecord
 from rlhf_otel.sources.phases import PhaseRecorder, nest
 
-IDENTITY = RunIdentity("run-7", algorithm="grpo", model="tiny", world_size=2)
-ANOMALY = Anomaly(
-    "NonFinite", Severity.CRITICAL, "loss", float("nan"), None, None, "value", None, 3, 3, 10**18, "", ""
-)
-AN_HOUR_MS = "3600000"
-ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No OTEL_* from outside, and no faults from before."""
-    for key in [key for key in os.environ if key.startswith("OTEL_")]:
-        monkeypatch.delenv(key)
-    faults.reset()
-    yield
-    faults.reset()
-
-
-def record(step: int, phases: int = 2) -> StepRecord:
-    inner = [
-        PhaseInterval("reward_function", f"reward_{i}", 10 + i, 11 + i, 0, 1, False)
-        for i in range(phases - 1)
-    ]
-    start, end = 0, 1_000_000
-    outer = [PhaseInterval("reward", "", 5, 900_000, -1, 1, False)]
-    return StepRecord(
-        step, 0.1, StepKind.REUSE, start, end, time.time_ns(), {"loss": 0.5}, phases=outer + inner
-    )
-
-
-def exporter(
-    monkeypatch: pytest.MonkeyPatch, endpoint: str, protocol: str = "", **variables: str
-) -> TraceExporter:
-    monkeypatch.setenv(ENDPOINT, endpoint)
-    if protocol:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-    for key, value in variables.items():
-        monkeypatch.setenv(key, value)
-    made = TraceExporter.from_environment(IDENTITY)
-    assert made is not None
-    return made
-
-
-class Memory(SpanExporter):
-    """A span exporter whose answers a test decides."""
-
-    def __init__(self, result: SpanExportResult = SpanExportResult.SUCCESS) -> None:
-        self.result = result
-        self.spans: list[Any] = []
-        self.requests = 0
-        self.go_on = threading.Event()
-        self.go_on.set()
-
-    def export(self, spans: Any) -> SpanExportResult:
-        self.go_on.wait(20)
-        self.requests += 1
-        if self.result is SpanExportResult.SUCCESS:
-            self.spans.extend(spans)
-        return self.result
-
-    def shutdown(self) -> None:
-        self.go_on.set()
+# --- real receivers ----------------------------------------------------------------------------------------
 
 
 def check_content(receiver: Receiver) -> None:
@@ -117,17 +51,6 @@ def check_content(receiver: Receiver) -> None:
     assert step.resource["rlhf.world_size"] == 2
     assert step.resource["service.name"] == "rlhf_otel"
     assert step.scope == "rlhf_otel"
-
-
-def export_two_steps(traces: TraceExporter) -> None:
-    traces.export(record(3), [ANOMALY], "anomaly")
-    traces.export(record(4), [], "slow")
-    assert traces.flush(10)
-    assert (traces.exported, traces.dropped) == (7, 0)
-    traces.close(5)
-
-
-# --- real receivers ----------------------------------------------------------------------------------------
 
 
 def test_http_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,118 +94,9 @@ def test_close_sends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(receiver.spans) == traces.exported == 4
 
 
-# --- endpoints that fail -----------------------------------------------------------------------------------
+# --- when --------------------------------------------------------------------------------------------------
 
-
-def check_one_fault(caplog: pytest.LogCaptureFixture) -> str:
-    """Of all that went wrong, one fault was counted and one line logged."""
-    assert faults.counts()["traces"] == 1
-    (line,) = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
-    assert line.name == "rlhf_otel"
-    return f"{line.getMessage()} {line.exc_info[1] if line.exc_info else ''}"
-
-
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_unreachable_endpoint(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
-) -> None:
-    port = otlp_receiver.free_port()
-    traces = exporter(monkeypatch, f"http://127.0.0.1:{port}", protocol, OTEL_EXPORTER_OTLP_TIMEOUT="1.5")
-    for step in (1, 2):
-        traces.export(record(step), [], "slow")
-        traces.flush(10)
-    began = time.monotonic()
-    traces.close(2)
-    assert time.monotonic() - began < 3
-    assert (traces.exported, traces.dropped) == (0, 7)
-    message = check_one_fault(caplog)
-    assert f"127.0.0.1:{port}" in message
-    assert "refused" in message
-
-
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_hanging_endpoint(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
-) -> None:
-    with otlp_receiver.hanging_server() as endpoint:
-        traces = exporter(monkeypatch, endpoint, protocol)
-        began = time.monotonic()
-        for step in range(1, 1_000):
-            traces.export(record(step), [], "slow")
-        exporting = time.monotonic() - began
-        assert not traces.flush(0.3)
-        began = time.monotonic()
-        traces.close(0.5)
-        assert time.monotonic() - began < 3, "the SDK alone waits 10 s a batch and 30 s in all"
-        assert exporting < 5
-        assert traces.exported == 0
-        assert traces.dropped == 3 * 999 + 1
-        check_one_fault(caplog)
-
-
-def test_an_export_that_hangs_beyond_the_end_stays_quiet_and_uncounted(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Late(Memory):
-        def export(self, spans: Any) -> SpanExportResult:
-            self.go_on.wait(20)
-            logging.getLogger(SDK_LOGGERS[0]).error("the SDK's last word")
-            return super().export(spans)
-
-        def shutdown(self) -> None:
-            """Interrupts nothing."""
-
-    logger = logging.getLogger(SDK_LOGGERS[0])
-    before, memory = list(logger.filters), Late()
-    memory.go_on.clear()
-    traces = TraceExporter(IDENTITY, memory)
-    traces.export(record(1), [], "first")
-    traces.close(0.1)
-    memory.go_on.set()
-    # Another test's exporter may take its own filter off meanwhile: none of ours may be left.
-    otlp_receiver.wait_until(lambda: len(memory.spans) == 4 and all(f in before for f in logger.filters))
-    assert (traces.exported, traces.dropped) == (0, 4)
-    assert "no answer before the end; 4 spans are lost" in check_one_fault(caplog)
-
-
-def test_refusing_endpoint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    with otlp_receiver.http_receiver(status=400) as receiver:
-        traces = exporter(monkeypatch, receiver.endpoint)
-        traces.export(record(1), [], "first")
-        assert traces.flush(5)
-        traces.close(5)
-        assert (traces.exported, traces.dropped) == (0, 4)
-        assert "400" in check_one_fault(caplog)
-
-
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_spans_that_are_rejected_of_a_request_are_dropped(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
-) -> None:
-    """By a partial success, which the SDK takes for a success."""
-    receiving = otlp_receiver.grpc_receiver if protocol == "grpc" else otlp_receiver.http_receiver
-    with receiving(rejects=3) as receiver:
-        traces = exporter(monkeypatch, receiver.endpoint, protocol)
-        traces.export(record(1), [], "first")
-        assert traces.flush(10)
-        traces.close(5)
-    assert receiver.requests == 1
-    assert (traces.exported, traces.dropped) == (1, 3)
-    assert "rejected 3 spans: too old" in check_one_fault(caplog)
-
-
-def test_an_endpoint_that_answers_something_else_has_rejected_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(
-        otlp_receiver.Response, "SerializeToString", lambda *_: b"<html>thank you</html>", raising=False
-    )
-    with otlp_receiver.http_receiver() as receiver:
-        traces = exporter(monkeypatch, receiver.endpoint)
-        traces.export(record(1), [], "first")
-        assert traces.flush(10)
-        traces.close(5)
-    assert (traces.exported, traces.dropped) == (4, 0)
+AN_HOUR_MS = "3600000"
 
 
 def test_a_kept_step_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,29 +124,7 @@ def test_what_is_kept_while_a_request_is_under_way_goes_with_the_next(
     traces.close(5)
 
 
-def test_each_outage_is_a_fault(caplog: pytest.LogCaptureFixture) -> None:
-    memory = Memory(SpanExportResult.FAILURE)
-    traces = TraceExporter(IDENTITY, memory)
-    for result in (SpanExportResult.FAILURE, SpanExportResult.SUCCESS, SpanExportResult.FAILURE):
-        memory.result = result
-        for step in (1, 2):
-            traces.export(record(step), [], "slow")
-            traces.flush(5)
-    traces.close(5)
-    assert faults.counts()["traces"] == 2
-    assert traces.exported + traces.dropped == 3 * 6 + 1
-    assert len(caplog.records) == 1
-
-
-def test_an_exporter_that_raises_is_a_fault_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    memory = Memory()
-    memory.spans = None  # type: ignore[assignment]
-    traces = TraceExporter(IDENTITY, memory)
-    traces.export(record(1), [], "first")
-    assert traces.flush(5)
-    traces.close(5)
-    assert traces.dropped == 4
-    assert "NoneType" in check_one_fault(caplog)
+# --- bounds and the end ------------------------------------------------------------------------------------
 
 
 def test_a_full_queue_drops_whole_steps_and_counts_them() -> None:

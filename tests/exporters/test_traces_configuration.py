@@ -7,7 +7,7 @@ import sys
 
 import otlp_receiver
 import pytest
-from test_traces import ENDPOINT, IDENTITY, export_two_steps, exporter
+from exporting import ENDPOINT, IDENTITY, export_two_steps, exporter
 
 from rlhf_otel.errors import ConfigurationError
 from rlhf_otel.exporters.traces import TraceExporter

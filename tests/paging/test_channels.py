@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from email import message_from_string
@@ -40,7 +41,8 @@ FACTS = {
     "runbook_url": "http://wiki/NonFinite.md",
 }
 RUN = "a run"
-
+HOSTILE = "<!channel> & <https://evil.example|board> https://evil.example"
+"""A run id that would call everybody, and be a link."""
 
 LOCAL = {key: text for key, text in FACTS.items() if not key.endswith("_url")} | {
     "runbook_url": "file:///home/ada/path%20with%20spaces/NonFinite.md"
@@ -55,6 +57,8 @@ class Arrived(NamedTuple):
     pagerduty: dict[str, Any]
     mail: str
     webhook: dict[str, Any]
+    hostile: dict[str, Any]
+    """What Slack was sent about a run, team, owner and value with that name."""
     local: list[str]
     """What e-mail and PagerDuty were sent about a run whose links are those of a local stack."""
 
@@ -96,6 +100,10 @@ def arrived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arrived]:
         send(servers.started[0].url, *both, alert("NonFinite", "elsewhere", team="unknown"))
         send(servers.started[0].url, alert("NonFinite", "local", "verdict", LOCAL, team="alignment"))
 
+        hostile = alert("NonFinite", HOSTILE, "verdict", FACTS | {"owner": HOSTILE, "observed": HOSTILE})
+        hostile["labels"]["team"] = "alignment"
+        send(servers.started[0].url, hostile)
+
         def of(name: str) -> list[dict[str, Any]]:
             return [note.body for note in receiver.notifications if note.receiver == name]
 
@@ -107,7 +115,7 @@ def arrived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arrived]:
             return [*about("Run local:", mailbox.mails), *about("Run local:", of("pagerduty"))]
 
         wait_until(lambda: all(map(of, ("slack", "hook", "page"))) and len(local()) == 2, WITHIN_S)
-        wait_until(lambda: len(mailbox.mails) == len(of("pagerduty")) == 2, WITHIN_S)
+        wait_until(lambda: len(mailbox.mails) == len(of("pagerduty")) == len(of("slack")) == 3, WITHIN_S)
         assert told(receiver.notifications, "page", "elsewhere") == [
             ["NonFinite"]
         ]  # a team that nobody knows
@@ -116,7 +124,10 @@ def arrived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arrived]:
             for name in ("slack", "pagerduty", "hook")
         }
         mail = about(f"Run {RUN}:", mailbox.mails)[0]
-        yield Arrived(first["slack"][0], first["pagerduty"][0], mail, first["hook"][0], local())
+        hostile_slack = next(body for body in of("slack") if "!channel" in json.dumps(body))
+        yield Arrived(
+            first["slack"][0], first["pagerduty"][0], mail, first["hook"][0], hostile_slack, local()
+        )
     finally:
         servers.stop()
         receiver.stop()
@@ -136,8 +147,30 @@ def test_slack_says_everything_once(arrived: Arrived) -> None:
     assert arrived.slack["channel"] == "#rlhf"
     (attachment,) = arrived.slack["attachments"]
     assert "is NaN or infinite: loss is NaN, usually 0.5" in attachment["title"]
-    for part in (*SAID, *LINKS, FACTS["board_url"]):
-        assert attachment["text"].count(part) == 1, part
+    for part in (*SAID, *LINKS):
+        assert (attachment["title"] + attachment["text"]).count(part) == 1, part
+    for name in ("Board", "Trace", "Runbook"):
+        address = FACTS[f"{name.lower()}_url"].replace("&", "&amp;")
+        assert f"<{address}|{name}>\n" in attachment["text"]
+
+
+@needs_servers
+@pytest.mark.servers
+def test_a_name_neither_calls_the_channel_nor_becomes_a_link(arrived: Arrived) -> None:
+    """Slack reads all of its marks within angle brackets; those left are of our own links."""
+    (attachment,) = arrived.hostile["attachments"]
+    title, text = attachment["title"], attachment["text"]
+    assert "<!" not in json.dumps(arrived.hostile), "in no other field either"
+    assert "<" not in title
+    assert "&lt;!channel&gt; &amp; &lt;https:" in title
+    marks = re.findall("<([^>]*)>", text)
+    assert [mark.partition("|")[2] for mark in marks] == ["Board", "Trace", "Runbook", "Silence this run"]
+    assert (
+        title.count("&lt;!channel&gt;") == text.count("&lt;!channel&gt;") == 2
+    )  # run and value; run and owner
+    said = re.sub("<[^>]*>", "", text)
+    assert "https://" not in said + title
+    assert "https:\u200b//evil.example" in said
 
 
 @needs_servers

@@ -80,7 +80,7 @@ def test_nothing_is_wrong_with_a_run_that_is_watched(tmp_path: Path, monkeypatch
     assert examine.status == 0, examine.found
     said = {check: found["said"] for check, found in examine.found.items()}
     assert said["port"].endswith("serves a run")
-    assert said["scraping"] == "1 ranks of examined"
+    assert said["scraping"] == "1 rank of examined"
     assert said["rules"].startswith("all ")
     assert said["recording rules"].startswith("all ")
     assert said["exemplars"] == "stored"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -234,3 +236,15 @@ def test_the_command_makes_a_token() -> None:
     token = done.stderr.strip()
     assert len(token) >= 40
     assert password_hash.parse(done.stdout.strip()).matches(token.encode())
+
+
+def test_a_terminal_says_which_is_the_token() -> None:
+    main, terminal = os.openpty()
+    command = [sys.executable, "-c", "from rlhf_otel.cli import main; main()", "hash-password", "--token"]
+    subprocess.run(command, stdout=terminal, stderr=terminal, check=True)
+    os.close(terminal)
+    token, hashed, said = os.read(main, 4096).decode().splitlines()
+    os.close(main)
+    assert hashed.startswith("$scrypt$")
+    assert token not in hashed
+    assert said.startswith("The first is the token")

@@ -147,7 +147,7 @@ def test_a_stall_that_was_over_is_told(journal_of: Journal) -> None:
     end = {"type": "end", "time": 1.8e9, "outcome": "finished", "step": 151, "reason": ""}
     journal = journal_of("healthy-plain-1")
     told, text = _with(journal, {**STALL, "stacks": "s-0.txt"}, {**STEP, "step": 151, "values": values}, end)
-    assert "It stalled once at step 151, in reward." in text
+    assert "It stalled once at step 151, in reward, for 40 s." in text
     assert "It did not go on" not in text
     assert "| 151 | reward | 40 s | 9 s | s-0.txt |" in text
     assert told["worst"] == "warning"
@@ -156,7 +156,7 @@ def test_a_stall_that_was_over_is_told(journal_of: Journal) -> None:
 
 def test_a_run_that_was_killed_in_its_stall_is_critical(journal_of: Journal) -> None:
     told, text = _with(journal_of("healthy-plain-1"), {**STALL, "gil_held": True, "phase": ""})
-    assert "It stalled once at step 151. It did not go on." in text
+    assert "It stalled once at step 151, for over 9.1 s. It did not go on." in text
     assert "| 151 | none (GIL held) | over 9.1 s | 9 s |" in text
     assert told["worst"] == "critical"
 

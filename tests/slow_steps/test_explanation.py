@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rlhf_otel.errors import TraceError
 from rlhf_otel.exporters.chrome_trace import ChromeTraceWriter, TracedPhase, TracedStep, file_of, write_file
+from rlhf_otel.exporters.journal import VERSION, JournalWriter
 from rlhf_otel.records import RunIdentity
 from rlhf_otel.slow_steps import explain, read_steps, report
 from rlhf_otel.slow_steps.explanation import own_times
@@ -170,3 +171,19 @@ def test_what_is_no_trace_is_refused_with_a_word(tmp_path: Path, content: str) -
         read_steps(path)
     with pytest.raises(TraceError, match="does not exist"):
         read_steps(tmp_path / "absent")
+
+
+def test_a_step_that_never_ended_is_told_with_its_stacks(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path)
+    writer.write({"type": "run", "version": VERSION, "run_id": "r", "time": 0.0})
+    writer.write({"type": "step", "step": 1, "time": 1.0, "kind": "generate", "duration_ms": 900.0})
+    stalled = {"type": "stall", "time": 9.0, "step": 2, "seconds": 8.04, "limit_s": 8.0}
+    writer.write({**stalled, "phase": "reward", "stacks": "stacks-rank0.txt"})
+    writer.write({**stalled, "step": 3, "phase": None, "stacks": ""})
+    writer.close()
+    found = read_steps(tmp_path)
+    assert report(found, explain(found.steps), slowest=1).splitlines()[1:4] == [
+        "step 2 stalled, in reward, after 8.0 s: stacks-rank0.txt",
+        "step 3 stalled, after 8.0 s",
+        "",
+    ]

@@ -135,14 +135,14 @@ def test_where_no_file_can_be_the_stacks_are_kept_in_mind(world: World, start: S
     wait_until(lambda: world.told != [], WITHIN_S)
     assert world.told[0].path == ""
     assert "test_where_no_file_can_be" in watch.latest
-    assert faults.counts()["stalls"] == 1
+    assert faults.counts()["background"] == 1
 
 
 def test_a_look_that_fails_is_a_fault_and_not_the_end(world: World, start: Start) -> None:
     start()
     world.looked()
     world.limit_s = "none"  # type: ignore[assignment]
-    wait_until(lambda: faults.counts()["stalls"] > 0, WITHIN_S)
+    wait_until(lambda: faults.counts()["background"] > 0, WITHIN_S)
     world.limit_s = 0.0
     wait_until(lambda: world.told != [], WITHIN_S)
 

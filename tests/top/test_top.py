@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner
@@ -18,7 +19,7 @@ from rlhf_otel.cli import commands
 from rlhf_otel.cli.top import look_of
 from rlhf_otel.errors import JournalError
 from rlhf_otel.exporters.journal import JournalWriter
-from rlhf_otel.top.app import Look, Top, one_each, side_text
+from rlhf_otel.top.app import Look, Top, one_each, row_of, side_text
 from rlhf_otel.top.endpoints import EndpointWatch
 from rlhf_otel.top.picture import Picture
 
@@ -159,6 +160,25 @@ def test_stalls_are_counted(run: tuple[str, Path], tmp_path: Path) -> None:
     for stalls, line in ((0, None), (1, "1 stall"), (2, "2 stalls")):
         told = [each for each in side_text(Picture("run", stalls=stalls)).splitlines() if "stall" in each]
         assert told == ([] if line is None else [line])
+
+
+def test_a_stalled_run_says_where_until_its_next_step(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path)
+    writer.write({"type": "run", "run_id": "r", "time": 1.0})
+    writer.write({"type": "step", "step": 1, "time": 2.0, "kind": "generate", "values": {}})
+    writer.write({"type": "stall", "time": 9.0, "step": 2, "phase": "reward", "seconds": 9.0, "limit_s": 8.0})
+    look = look_of(str(tmp_path))
+    assert row_of(look()[0])[4].endswith(" s, in reward")
+    writer.write({"type": "step", "step": 2, "time": 20.0, "kind": "generate", "values": {}})
+    writer.close()
+    assert row_of(look()[0])[4].endswith(" s")
+
+
+@pytest.mark.parametrize("source", ["{host}:{port}", "http://{host}:{port}"])
+def test_an_endpoint_may_be_named_without_its_scheme(run: tuple[str, Path], source: str) -> None:
+    where = urlsplit(run[0])
+    (picture,) = look_of(source.format(host=where.hostname, port=where.port))()
+    assert picture.step == STEPS
 
 
 def test_gpus_ranks_and_silence_are_shown() -> None:

@@ -18,7 +18,7 @@ def sentence(story: Story) -> str:
     first, count = story.stalls[0], len(story.stalls)
     often = "once" if count == 1 else f"{count} times, first"
     hangs = " It did not go on." if hung(story) else ""
-    return f"It stalled {often} at step {first.step}{_where(first)}.{hangs}"
+    return f"It stalled {often} at step {first.step}{_where(first)}, for {_how_long(story, first)}.{hangs}"
 
 
 def hung(story: Story) -> bool:
@@ -50,10 +50,19 @@ def data(story: Story) -> list[dict[str, Any]]:
 
 
 def _row(story: Story, stall: Stalled) -> tuple[str, ...]:
-    took = _took_s(story, stall)
-    told = f"over {duration(stall.seconds)}" if took is None else duration(took)
     held = " (GIL held)" if stall.gil_held else ""
-    return str(stall.step), (stall.phase or "none") + held, told, duration(stall.limit_s), stall.stacks
+    return (
+        str(stall.step),
+        (stall.phase or "none") + held,
+        _how_long(story, stall),
+        duration(stall.limit_s),
+        stall.stacks,
+    )
+
+
+def _how_long(story: Story, stall: Stalled) -> str:
+    took = _took_s(story, stall)
+    return f"over {duration(stall.seconds)}" if took is None else duration(took)
 
 
 def _where(stall: Stalled) -> str:
