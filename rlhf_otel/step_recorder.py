@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from rlhf_otel import faults
 from rlhf_otel.assembly import RawStep
 from rlhf_otel.records import Rollouts
-from rlhf_otel.sources.groups import Generation, last_generation
+from rlhf_otel.sources.groups import Generation, group_size_of, last_generation
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
 from rlhf_otel.sources.reward_functions import RewardFunctionCounts
 from rlhf_otel.sources.scalars import ScalarReader
@@ -50,6 +50,7 @@ class StepRecorder:
         """What an asynchronous trainer trained on; None for any other."""
         self._functions = functions
         self._samples = samples
+        self._group_size = group_size_of(trainer)
         self._accelerator = getattr(trainer, "accelerator", None)
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
@@ -114,7 +115,7 @@ class StepRecorder:
         return raw
 
     def _generation(self) -> Generation | None:
-        return last_generation(self._trainer, self._samples) if self._generated() else None
+        return last_generation(self._trainer, self._group_size, self._samples) if self._generated() else None
 
 
 def _read(what: str, source: Callable[[], _T]) -> _T | None:

@@ -89,23 +89,20 @@ class TrainerSeams:
         return read
 
     def _log_probabilities(self, original: Function) -> Function:
-        timed = {
-            phase: self._timed(phase, original)
-            for phase in ("forward", "reference_logprobs", "policy_logprobs")
-        }
+        """One method serves three purposes; tell them apart by where it is called and by the model."""
+        recorder, trainer = self._recorder, self._trainer
+        forward = self._timed("forward", original)
+        reference = self._timed("reference_logprobs", original)
+        policy = self._timed("policy_logprobs", original)
 
         def log_probabilities(model: Any, *args: Any, **kwargs: Any) -> Any:
-            return timed[self._log_probability_phase(model)](model, *args, **kwargs)
+            if recorder.open_phase == "loss":
+                return forward(model, *args, **kwargs)
+            if model is getattr(trainer, "ref_model", None) or _adapter_is_off(model):
+                return reference(model, *args, **kwargs)
+            return policy(model, *args, **kwargs)
 
         return log_probabilities
-
-    def _log_probability_phase(self, model: Any) -> str:
-        """One method serves three purposes; tell them apart by where it is called and by the model."""
-        if self._recorder.open_phase == "loss":
-            return "forward"
-        if model is getattr(self._trainer, "ref_model", None) or _adapter_is_off(model):
-            return "reference_logprobs"
-        return "policy_logprobs"
 
     def _wrap_reward_functions(self) -> None:
         functions = getattr(self._trainer, "reward_funcs", None)

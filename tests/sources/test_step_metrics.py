@@ -87,6 +87,24 @@ def test_logging_changes_no_step(steps: list[tuple[list[float], bool]]) -> None:
             trainer.log()
 
 
+def test_a_list_that_is_replaced_is_new_beside_one_that_goes_on() -> None:
+    trainer = Grpo()
+    metrics = StepMetrics(trainer)
+    trainer.measure(num_tokens=10.0, kl=1.0)
+    step_of(metrics)
+    trainer._metrics["train"]["num_tokens"] = [20.0]  # as GRPO does with each generation
+    assert step_of(metrics) == {"num_tokens": 20.0}
+
+
+def test_a_key_that_comes_later_hides_no_list_that_goes_on() -> None:
+    trainer = Grpo()
+    metrics = StepMetrics(trainer)
+    trainer.measure(kl=1.0)
+    step_of(metrics)
+    trainer.measure(reward=2.0)
+    assert step_of(metrics) == {"reward": 2.0}
+
+
 def test_evaluation_s_lists_are_not_looked_at() -> None:
     trainer = Grpo()
     metrics = StepMetrics(trainer)
