@@ -18,10 +18,6 @@ MAX_COMPARED: Final = 32
 """Reward functions that are compared with one another: as many as have series of their own."""
 
 
-_tuple: Final = tuple.__new__
-"""Makes a named tuple in a third of the time that calling its class takes."""
-
-
 class Generation(NamedTuple):
     """The rewards of the last generation: per function one number per completion, group after group."""
 
@@ -50,7 +46,7 @@ def last_generation(trainer: Any, group_size: int, samples: bool = True) -> Gene
     by_function = [list(column) for column in rewards.values()]
     completions = list(logs.get("completion") or ()) if samples else ()
     weights = getattr(trainer, "reward_weights", None)
-    return _tuple(Generation, (by_function, weights, group_size, list(rewards), completions))
+    return Generation(by_function, weights, group_size, list(rewards), completions)
 
 
 def zero_advantage_ratio(rewards: Sequence[float], group_size: int) -> float | None:
