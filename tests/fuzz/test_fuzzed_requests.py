@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from hostile import fuzzed
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -55,6 +55,8 @@ WHOLE = st.builds(
 
 @fuzzed
 @given(sent=REQUESTS | WHOLE)
+@example(sent=b"GET GET ")
+@example(sent=b"GET /metrics\r\n\r\n")
 def test_any_request(endpoint: Endpoint, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", endpoint.port), timeout=10) as connection:
         answer = b""
@@ -63,7 +65,7 @@ def test_any_request(endpoint: Endpoint, sent: bytes) -> None:
             connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(65536):
                 answer += part
-    assert not answer or answer.startswith((b"HTTP/1.", b"<!DOCTYPE", b"# ", b"ok", b"not", b"unauth"))
+    assert not answer or answer.startswith(b"HTTP/1.")
     assert b"Traceback" not in answer
     asked = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=10)
     with contextlib.closing(asked):
