@@ -1,30 +1,28 @@
-"""What the callback costs a real GRPO run: one with it and one without, turn by turn, with a confidence interval.
+"""What the callback costs a real GRPO run: the same run with it and without, turn by turn, with a confidence interval.
 
     python benchmarks/end_to_end.py [--turns 100] [--steps 10] [--json FILE] [--quick]
 
-Two processes train the same small model with a real ``GRPOTrainer`` on the CPU. Only one of them runs at a time: some steps
-with the callback, as many without, without, with ... so that whatever else changes the speed of the machine changes both. Of
-a turn the median step counts, since other programs disturb single ones, and of two turns the ratio. The interval is Student's
-for the mean of the logarithms of the ratios. The mean steps, which hold what disturbs single ones, and the CPU clock of the
-training thread, on which waiting for the interpreter does not show, are second opinions.
+One real ``GRPOTrainer`` trains a small model on the CPU: some steps with the callback, as many without, without, with ...
+so that whatever else changes the speed of the machine or of the process changes both. (Two processes with the same program
+differ by some percent, which no number of steps averages out.) For each turn with it, the callback is added anew, and taken
+away afterwards. Of a turn the median step counts, since other programs disturb single ones, and of two turns the ratio. The
+interval is Student's for the mean of the logarithms of the ratios. The mean steps, which hold what disturbs single ones,
+and the CPU clock of the training thread, on which waiting for the interpreter does not show, are second opinions.
 """
 
 from __future__ import annotations
 
-import json
+import gc
 import logging
 import math
-import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist, fmean, median, stdev
 from time import perf_counter, thread_time
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import offline  # before what it keeps off the network
 import torch
@@ -39,13 +37,10 @@ from rlhf_otel.demo import language
 
 TARGET: Final = 0.005
 """Upper bound of the slow-down that is allowed, as a share of the step."""
-WARM_UP: Final = 25
-"""Steps before the first turn: baselines learn from 20."""
+SETTLE: Final = 4
+"""Steps of a turn that don't count: the first holds what it takes to add the callback or to take it away."""
 TOKENS: Final = 24
 """Of each completion: all are as long, or steps would differ by chance."""
-ANSWER: Final = "turn: "
-"""Begins the lines that are meant for the other process; others print, too."""
-FOREVER: Final = 1_000_000
 Z95: Final = NormalDist().inv_cdf(0.975)
 
 
@@ -58,36 +53,64 @@ class Seconds(NamedTuple):
     """Median by the CPU clock of the training thread."""
 
 
-# --- the process that trains
-
-
 class Turns(TrainerCallback):
-    """Trains ``steps`` steps when told to, says how long they took, and waits for the next turn."""
+    """Adds the callback to a trainer and takes it away, turn by turn. The last of its callbacks."""
 
-    def __init__(self, steps: int, said: IO[str]) -> None:
+    def __init__(self, turns: int, steps: int) -> None:
+        self.seconds: dict[bool, list[Seconds]] = {True: [], False: []}
+        # The first turn of each does not count: what is imported and compiled once.
+        self._order = [
+            observed for at in range(turns + 1) for observed in ((True, False), (False, True))[at % 2]
+        ]
         self._steps = steps
-        self._said = said
+        self._trainer: Any = None
+        self._telemetry: TelemetryCallback | None = None
         self._ends: list[tuple[float, float]] = []
-        self._waited = WARM_UP
+
+    @property
+    def total_steps(self) -> int:
+        """Of training."""
+        return len(self._order) * (SETTLE + self._steps + 1)
+
+    def observe(self, trainer: Any) -> None:
+        """Take turns in this trainer's training."""
+        self._trainer = trainer
+        trainer.add_callback(self)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Read the clocks."""
-        if self._waited:
-            self._waited -= 1
-            if self._waited == 0:
-                self._take_turn("", control)
-            return
-        self._ends.append((perf_counter(), thread_time()))
-        if len(self._ends) == self._steps + 2:  # the first step of a turn finds other things in the caches
-            del self._ends[0]
+        """Read the clocks; begin the next turn when this one is over."""
+        done = state.global_step - 1
+        turn, step = divmod(done, SETTLE + self._steps + 1)
+        if step == 0:
+            self._begin(self._order[turn], args, state, control)
+        elif step >= SETTLE:
+            self._ends.append((perf_counter(), thread_time()))
+        if len(self._ends) == self._steps + 1:
             wall, cpu = ([b - a for a, b in pairwise(clock)] for clock in zip(*self._ends, strict=True))
+            if turn > 1:
+                self.seconds[self._order[turn]].append(Seconds(median(wall), fmean(wall), median(cpu)))
             self._ends = []
-            self._take_turn(json.dumps(Seconds(median(wall), fmean(wall), median(cpu))), control)
 
-    def _take_turn(self, said: str, control: Any) -> None:
-        print(ANSWER + said, file=self._said, flush=True)
-        if sys.stdin.readline().strip() != "go":
-            control.should_training_stop = True
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the last turn."""
+        self._leave()
+
+    def _begin(self, observed: bool, args: Any, state: Any, control: Any) -> None:
+        self._leave()
+        if observed:
+            journal = Path(tempfile.mkdtemp(dir=offline.DIRECTORY))
+            self._telemetry = TelemetryCallback(metrics_port=0, journal=journal, linger_s=0.0)
+            self._telemetry.adopt(self._trainer)
+            self._telemetry.on_train_begin(args, state, control)
+            self._trainer.callback_handler.callbacks.insert(0, self._telemetry)
+        gc.collect()
+
+    def _leave(self) -> None:
+        if self._telemetry is not None:
+            self._trainer.callback_handler.callbacks.remove(self._telemetry)
+            self._telemetry.detach()
+            serving.close()
+            self._telemetry = None
 
 
 def reward(completions: list[str], **_: Any) -> list[float]:
@@ -95,20 +118,13 @@ def reward(completions: list[str], **_: Any) -> list[float]:
     return [len(set(text)) / 10 for text in completions]
 
 
-def train(steps: int, observed: bool, said: IO[str]) -> None:
-    """Train in turns of ``steps`` steps, until told to stop."""
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.simplefilter("ignore")
-    logging.getLogger("rlhf_otel").setLevel(logging.CRITICAL)
+def compare(turns: int, steps: int) -> dict[bool, list[Seconds]]:
+    """Train in turns, with the callback and without it; returns the turns of each, in their order."""
     directory = Path(tempfile.mkdtemp(dir=offline.DIRECTORY))
-    callbacks: list[TrainerCallback] = [Turns(steps, said)]
-    if observed:
-        callbacks.insert(0, TelemetryCallback(metrics_port=0, journal=directory / "journal", linger_s=0.0))
     tokenizer = language.tokenizer()
+    found = Turns(turns, steps)
     config = GRPOConfig(
-        output_dir=str(directory), max_steps=FOREVER, per_device_train_batch_size=8, num_generations=4,
+        output_dir=str(directory), max_steps=found.total_steps, per_device_train_batch_size=8, num_generations=4,
         max_completion_length=TOKENS, generation_kwargs={"min_new_tokens": TOKENS}, beta=0.05, logging_steps=1,
         save_strategy="no", use_cpu=True, bf16=False, gradient_checkpointing=False, dataloader_pin_memory=False,
         report_to="none", disable_tqdm=True,
@@ -119,11 +135,11 @@ def train(steps: int, observed: bool, said: IO[str]) -> None:
         args=config,
         train_dataset=language.dataset(64, seed=0),
         processing_class=tokenizer,
-        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    found.observe(trainer)
     trainer.train()
-    serving.close()
+    return found.seconds
 
 
 def _model(tokenizer: Any, directory: Path) -> Path:
@@ -135,40 +151,6 @@ def _model(tokenizer: Any, directory: Path) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(directory / "model")
     return directory / "model"
-
-
-# --- the process that compares
-
-
-@contextmanager
-def training(steps: int, observed: bool) -> Iterator[subprocess.Popen[str]]:
-    """A process that trains, once it is ready for its first turn."""
-    command = [sys.executable, __file__, "--train", "with" if observed else "without", "--steps", str(steps)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            _heard(process)
-            yield process
-        finally:
-            _say(process, "stop")
-
-
-def turn(process: subprocess.Popen[str]) -> Seconds:
-    """Let it train for a turn."""
-    _say(process, "go")
-    return Seconds(*json.loads(_heard(process)))
-
-
-def _say(process: subprocess.Popen[str], word: str) -> None:
-    assert process.stdin is not None
-    print(word, file=process.stdin, flush=True)
-
-
-def _heard(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(ANSWER):
-            return line.removeprefix(ANSWER)
-    raise RuntimeError(f"training ended with status {process.wait()}: see what it wrote above")
 
 
 def interval(ratios: list[float]) -> tuple[float, float, float]:
@@ -184,28 +166,20 @@ def _said(slower: float, low: float, high: float) -> str:
     return f"slower by {slower:+.2%} (95 %: {low:+.2%} to {high:+.2%})"
 
 
-def compare(turns: int, steps: int) -> dict[bool, list[Seconds]]:
-    """With the callback and without it: the turns, in their order."""
-    found: dict[bool, list[Seconds]] = {True: [], False: []}
-    with training(steps, observed=True) as one, training(steps, observed=False) as other:
-        for position in range(turns):
-            for observed in (True, False) if position % 2 else (False, True):
-                found[observed].append(turn(one if observed else other))
-    return found
-
-
 def main() -> int:
     """Measure, print, and fail when the upper bound is above the target."""
     parser = argument_parser(__doc__, quick="two short turns: does it run at all")
-    parser.add_argument("--turns", type=int, default=100, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=10, help="steps of a turn (default: %(default)s)")
-    parser.add_argument("--train", choices=("with", "without"), help="be the process that trains")
+    parser.add_argument("--turns", type=int, default=100, help="of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=10, help="measured steps of a turn (default: %(default)s)"
+    )
     arguments = parser.parse_args()
-    if arguments.train:
-        said, sys.stdout = sys.stdout, sys.stderr  # what others print is no answer
-        train(arguments.steps, arguments.train == "with", said)
-        return 0
     turns, steps = (2, 3) if arguments.quick else (max(3, arguments.turns), arguments.steps)
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    logging.getLogger("rlhf_otel").setLevel(logging.CRITICAL)
 
     print(headline(), flush=True)
     seconds = compare(turns, steps)
