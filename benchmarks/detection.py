@@ -171,10 +171,8 @@ What to keep in mind:
 - What is information only (drifts, plateaus) is counted in a column of its own: it fires in healthy runs too, and calls
   nobody. rl-doctor's and rlprobe's generators draw curves; they are no training.
 - A stall and an exception are told by rules about the process, here from the journal.
-- The real runs were made on two cores that other work shared. Alarms about speed on healthy runs are counted as
-  false, though some of these runs did become slow: `ThroughputRegression` asks for half of the usual tokens per second over
-  20 steps, which no healthy run shows on a machine of its own. One such alarm in the few thousand healthy steps of the
-  held-out seeds is their whole rate of warnings.
+- The real runs were made on two cores that other work shared. Alarms about speed on healthy runs are counted as false all the
+  same.
 - Labels of public logs are a person's reading of the curves.
 - Every rule that is judged in process fires on a recording of a real run and is silent on another that has its signals
   (`tests/data/runs`), but for two: `GPUMemoryNearLimit` and `GPUMemoryLeak` have **no real recording**, since there was no

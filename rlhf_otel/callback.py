@@ -140,11 +140,13 @@ class TelemetryCallback(TrainerCallback):
 
     # These four come with every step: no decorator, which would take as long as what they do.
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any
+    ) -> None:
         """The optimizer is about to step."""
         try:
             if self._run is not None:
-                self._run.steps.before_optimizer(kwargs.get("optimizer"))
+                self._run.steps.before_optimizer(optimizer)
         except Exception as error:  # noqa: BLE001 - faults logs it
             faults.handle("callback", error, "handling on_pre_optimizer_step")
 

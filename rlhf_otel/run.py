@@ -185,7 +185,7 @@ class Run:
     def logged(self, logs: Mapping[Any, Any], step: int) -> None:
         """The trainer has logged: evaluation values, or values of a step that are in no per-step list."""
         assert self._observer is not None
-        self.pipeline.submit(self._observer.log, dict(logs), step, time.time())
+        self.pipeline.submit(self._observer.log, dict(logs), step)
 
     def saved(self, step: int, path: str) -> None:
         """A checkpoint has been saved."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -50,11 +51,11 @@ class StepObserver:
         self._looked_for_keys = False
         self._told_of_keys = False
 
-    def log(self, logs: Mapping[Any, Any], step: int, time_s: float) -> None:
+    def log(self, logs: Mapping[Any, Any], step: int) -> None:
         """The trainer has logged."""
         evaluation = self._assembler.log(logs, step)
         if evaluation:
-            self._pipeline.evaluation(evaluation, step, time_s)
+            self._pipeline.evaluation(evaluation, step, time.time())
 
     def step(self, raw: RawStep) -> None:
         """A step has ended."""

@@ -9,18 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from time import perf_counter_ns
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from rlhf_otel import faults
 from rlhf_otel.assembly import RawStep
 from rlhf_otel.records import Rollouts
-from rlhf_otel.sources.groups import Generation, group_size_of, last_generation
+from rlhf_otel.sources.groups import Generation, buffers_of, group_size_of, last_generation
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
 from rlhf_otel.sources.reward_functions import RewardFunctionCounts
-from rlhf_otel.sources.scalars import ScalarReader
-from rlhf_otel.sources.step_metrics import StepMetrics
-
-_T = TypeVar("_T")
+from rlhf_otel.sources.scalars import Reading, ScalarReader
+from rlhf_otel.sources.step_metrics import Held, StepMetrics
 
 _tuple: Final = tuple.__new__
 """Makes a named tuple in a third of the time that calling its class takes."""
@@ -43,14 +41,15 @@ class StepRecorder:
         """``samples``: whether the completions of a generation are wanted too."""
         self._trainer = trainer
         self._phases = phases
-        self._take_scalars = scalars.take
-        self._take_lists = metrics.take if metrics.available else None
-        self._generated = metrics.generated
+        self._scalars = scalars
+        self._has_lists = metrics.available
+        self._metrics = metrics
         self.take_rollouts: Callable[[], list[Rollouts]] | None = None
         """What an asynchronous trainer trained on; None for any other."""
         self._functions = functions
         self._samples = samples
         self._group_size = group_size_of(trainer)
+        self._buffers = buffers_of(trainer)
         self._accelerator = getattr(trainer, "accelerator", None)
         self._optimizer: OpenInterval | None = None
         self._learning_rate: float | None = None
@@ -84,10 +83,7 @@ class StepRecorder:
     def end_step(self, step: int, epoch: float | None) -> RawStep:
         """What there is of the step that ends now; the next begins."""
         now, functions = perf_counter_ns(), self._functions
-        held = generation = None
-        if self._take_lists is not None:
-            held = _read("the trainer's lists", self._take_lists)
-            generation = _read("groups", self._generation)
+        held, generation = self._take_lists() if self._has_lists else (None, None)
         raw = _tuple(
             RawStep,
             (
@@ -97,7 +93,7 @@ class StepRecorder:
                 now,
                 time.time_ns(),
                 held,
-                _read("scalars", self._take_scalars) or [],
+                self._take_scalars(),
                 self._learning_rate,
                 generation,
                 functions.take_nonfinite() if functions.fresh_nonfinite else _NONE,
@@ -114,14 +110,25 @@ class StepRecorder:
         self._phases.add("telemetry", now, done)
         return raw
 
-    def _generation(self) -> Generation | None:
-        return last_generation(self._trainer, self._group_size, self._samples) if self._generated() else None
+    # A source that raises loses its own values and not the step.
 
+    def _take_lists(self) -> tuple[Held | None, Generation | None]:
+        held = generation = None
+        try:
+            held = self._metrics.take()
+        except Exception as error:  # noqa: BLE001 - faults logs it
+            faults.handle("sources", error, "reading the trainer's lists")
+        try:
+            if self._metrics.generated and self._buffers:
+                weights = getattr(self._trainer, "reward_weights", None)
+                generation = last_generation(self._buffers, weights, self._group_size, self._samples)
+        except Exception as error:  # noqa: BLE001 - faults logs it
+            faults.handle("sources", error, "reading groups")
+        return held, generation
 
-def _read(what: str, source: Callable[[], _T]) -> _T | None:
-    """What a source says; one that raises loses its own values and not the step."""
-    try:
-        return source()
-    except Exception as error:  # noqa: BLE001 - faults logs it
-        faults.handle("sources", error, f"reading {what}")
-        return None
+    def _take_scalars(self) -> list[Reading]:
+        try:
+            return self._scalars.take()
+        except Exception as error:  # noqa: BLE001 - faults logs it
+            faults.handle("sources", error, "reading scalars")
+            return []

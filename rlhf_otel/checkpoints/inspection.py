@@ -72,12 +72,17 @@ class Inspection:
 
 
 def inspect(
-    path: str | Path, before: str | Path | None = None, state: bool = True, threads: int | None = None
+    path: str | Path,
+    before: str | Path | None = None,
+    state: bool = True,
+    threads: int | None = None,
+    rest: float = 0.0,
 ) -> Inspection:
     """Read a checkpoint once and judge it; with ``before``, also its change from that one.
 
-    ``state`` looks at optimizer, scheduler and generator states too. Memory stays at a few megabytes a
-    thread, whatever the size. Raises CheckpointError where ``path`` or ``before`` is no checkpoint.
+    ``state`` looks at optimizer, scheduler and generator states too. Threads rest for ``rest`` times as long as they work,
+    for the sake of what runs beside them. Memory stays at a few megabytes a thread, whatever the size. Raises
+    CheckpointError where ``path`` or ``before`` is no checkpoint.
     """
     started = time.perf_counter()
     contents = open_checkpoint(Path(path))
@@ -86,7 +91,8 @@ def inspect(
     if earlier is not None:
         found.before = earlier.path
         found.findings += key_findings(contents.tensors, earlier.tensors, earlier.path.name)
-    _measure(found, contents, _counterparts(contents.tensors, earlier), threads)
+    pairs = list(zip(contents.tensors, _counterparts(contents.tensors, earlier), strict=True))
+    _add_measured(found, contents, measure(pairs, threads, rest))
     if state:
         found.findings += state_findings(contents)
     found.findings = worst_first(found.findings)
@@ -122,10 +128,7 @@ def _counterparts(tensors: Sequence[StoredTensor], earlier: Contents | None) -> 
     ]
 
 
-def _measure(
-    found: Inspection, contents: Contents, counterparts: Sequence[StoredTensor | None], threads: int | None
-) -> None:
-    measured = measure(list(zip(contents.tensors, counterparts, strict=True)), threads)
+def _add_measured(found: Inspection, contents: Contents, measured: Sequence[Measured]) -> None:
     for tensor, one in zip(contents.tensors, measured, strict=True):
         _add(found, tensor, one)
     steps = found.step or 0

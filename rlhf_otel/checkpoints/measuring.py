@@ -1,9 +1,10 @@
-"""One pass over tensors: pieces that fit into a core's cache, on a few threads, in bounded memory."""
+"""One pass over tensors: pieces that fit into the caches, on a few threads, in bounded memory."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -14,9 +15,10 @@ from rlhf_otel.checkpoints.statistics import Moments, moments, square
 from rlhf_otel.checkpoints.stored import StoredTensor
 from rlhf_otel.errors import CheckpointError
 
-CHUNK: Final = 1 << 18
-"""Elements that are read and computed with at once: a megabyte in single precision."""
-PIECE: Final = CHUNK * 16
+CHUNK: Final = 1 << 20
+"""Elements that are read and computed with at once: 4 MB in single precision. Threads hand the interpreter over for each of
+the few operations on them, which takes as long as the operation itself where they are smaller."""
+PIECE: Final = CHUNK * 4
 """Elements that a thread takes on at once."""
 
 
@@ -70,8 +72,9 @@ class Measured(NamedTuple):
 Pair = tuple[StoredTensor, StoredTensor | None]
 
 
-def measure(tensors: Sequence[Pair], threads: int | None = None) -> list[Measured]:
-    """Statistics of each tensor, and its change from the second of each pair where there is one."""
+def measure(tensors: Sequence[Pair], threads: int | None = None, rest: float = 0.0) -> list[Measured]:
+    """Statistics of each tensor, and its change from the second of each pair where there is one. After each piece a thread
+    rests for ``rest`` times as long as it worked."""
     workers = threads or min(os.cpu_count() or 1, 8)
     found = [Measured(Moments(), Change() if before is not None else None) for _, before in tensors]
     with ThreadPoolExecutor(workers, thread_name_prefix="rlhf_otel-measure") as pool:
@@ -79,7 +82,7 @@ def measure(tensors: Sequence[Pair], threads: int | None = None) -> list[Measure
         pending: dict[Future[Measured], int] = {}
         while True:
             for position, start, stop in islice(pieces, 2 * workers - len(pending)):
-                pending[pool.submit(_piece, tensors[position], start, stop)] = position
+                pending[pool.submit(_piece, tensors[position], start, stop, rest)] = position
             if not pending:
                 return found
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
@@ -99,13 +102,17 @@ def _plus(one: Measured, other: Measured) -> Measured:
     return Measured(one.moments.plus(other.moments), change, one.error or other.error)
 
 
-def _piece(pair: Pair, start: int, stop: int) -> Measured:
+def _piece(pair: Pair, start: int, stop: int, rest: float) -> Measured:
+    began = time.perf_counter()
     try:
         return (
             _compare(pair[0], pair[1], start, stop) if pair[1] is not None else _alone(pair[0], start, stop)
         )
     except CheckpointError as error:
         return Measured(Moments(), error=str(error))
+    finally:
+        if rest:
+            time.sleep(rest * (time.perf_counter() - began))
 
 
 _buffers = threading.local()

@@ -17,6 +17,9 @@ from typing import Any, Final
 MAX_STATE_BYTES: Final = 2 * 2**30
 """Optimizer states that are read too; larger ones take longer than the weights themselves."""
 
+REST: Final = 3.0
+"""It works a quarter of the time: memory and its caches are training's, too, and know no priority."""
+
 
 def main() -> None:
     """Answer requests until the input ends."""
@@ -66,11 +69,11 @@ def _inspect(path: Path) -> Any:
     state = _state_bytes(path) <= MAX_STATE_BYTES
     before = previous(path)
     try:
-        return inspect(path, before, state, threads=1)
+        return inspect(path, before, state, threads=1, rest=REST)
     except CheckpointError:
         if before is None:
             raise
-    return inspect(path, None, state, threads=1)  # the one before may be gone already
+    return inspect(path, None, state, threads=1, rest=REST)  # the one before may be gone already
 
 
 def _state_bytes(path: Path) -> int:

@@ -6,13 +6,16 @@ is 0 where half of the groups are dead, and RLOO takes it after the KL penalty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from operator import mul
 from typing import Any, Final, NamedTuple
 
 TOLERANCE: Final = 1e-6
 """Relative spread of a group's rewards below which float32 rounding explains it."""
+
+_tuple: Final = tuple.__new__
+"""Makes a named tuple in a third of the time that calling its class takes."""
 
 MAX_COMPARED: Final = 32
 """Reward functions that are compared with one another: as many as have series of their own."""
@@ -38,15 +41,22 @@ def group_size_of(trainer: Any) -> int:
     return int(size or 0)
 
 
-def last_generation(trainer: Any, group_size: int, samples: bool = True) -> Generation | None:
-    """A copy of the trainer's buffers, the completions only for ``samples``; None where it keeps none, or has no groups."""
+def buffers_of(trainer: Any) -> Mapping[str, Any]:
+    """The trainer's buffers, which it fills anew with each generation; empty where it keeps none, or has no groups."""
     logs = getattr(trainer, "_logs", None)
-    if group_size < 2 or not isinstance(logs, dict) or not (rewards := logs.get("rewards")):
+    return logs if isinstance(logs, dict) and group_size_of(trainer) > 1 else {}
+
+
+def last_generation(
+    buffers: Mapping[str, Any], weights: Any, group_size: int, samples: bool = True
+) -> Generation | None:
+    """A copy of the buffers, the completions only for ``samples``; None where they are empty."""
+    rewards = buffers.get("rewards")
+    if not rewards:
         return None
-    by_function = [list(column) for column in rewards.values()]
-    completions = list(logs.get("completion") or ()) if samples else ()
-    weights = getattr(trainer, "reward_weights", None)
-    return Generation(by_function, weights, group_size, list(rewards), completions)
+    by_function = list(map(list, rewards.values()))
+    completions = list(buffers.get("completion") or ()) if samples else ()
+    return _tuple(Generation, (by_function, weights, group_size, list(rewards), completions))
 
 
 def zero_advantage_ratio(rewards: Sequence[float], group_size: int) -> float | None:

@@ -32,6 +32,9 @@ _Ended = list[Any]
 a phase, ``perf_counter_ns`` at its end, and whether it was left by an exception (None instead where it is in no step's
 phases); or, where a step ends, None, the step's number, and the start of the innermost open phase."""
 
+_MANY: Final = 3 * MAX_PHASES
+"""Entries of what has ended that are too many to pile up."""
+
 
 class Interval(NamedTuple):
     """An ended phase, with the time that no phase inside it on the same thread accounts for."""
@@ -72,14 +75,14 @@ class PhaseRecorder:
     """Phase to the seconds that a device took for it; nothing where no device has a clock."""
 
     __slots__ = (
-        "_accounting", "_accounts", "_ended", "_innermost", "_steps", "_stopped", "_thread", "absorbed_s",
-        "elsewhere", "left_out",
+        "_accounting", "_accounts", "_ended", "_steps", "_stopped", "_thread", "absorbed_s",
+        "elsewhere", "innermost", "left_out",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._thread = get_ident()
-        self._innermost: OpenInterval | None = None
-        """The innermost open phase of the training thread: a linked list, each with the one around it."""
+        self.innermost: OpenInterval | None = None
+        """Innermost open phase of the training thread, a linked list; safe to ask from any thread, and to be set here."""
         self._ended: _Ended = []
         self._steps = 0
         self._accounts = _Accounts()
@@ -98,24 +101,19 @@ class PhaseRecorder:
     # --- on the threads that train
 
     @property
-    def innermost(self) -> OpenInterval | None:
-        """Innermost open phase of the training thread; safe to ask from any thread."""
-        return self._innermost
-
-    @property
     def open_phase(self) -> str:
         """Innermost open phase of the training thread, or nothing; safe to ask from any thread."""
-        innermost = self._innermost
+        innermost = self.innermost
         return innermost[0] if innermost is not None else ""
 
     def begin(self, phase: str, detail: str = "") -> OpenInterval:
         """Begin a phase; pass what this returns to :meth:`end`."""
-        if get_ident() != self._thread:
-            opened = (phase, detail, perf_counter_ns(), self._innermost, False)
-            if self.elsewhere is not None:
-                self.elsewhere.begun(opened)
+        if get_ident() == self._thread:
+            self.innermost = opened = (phase, detail, perf_counter_ns(), self.innermost, True)
             return opened
-        self._innermost = opened = (phase, detail, perf_counter_ns(), self._innermost, True)
+        opened = (phase, detail, perf_counter_ns(), self.innermost, False)
+        if self.elsewhere is not None:
+            self.elsewhere.begun(opened)
         return opened
 
     def end(self, opened: OpenInterval, failed: bool = False) -> None:
@@ -123,24 +121,24 @@ class PhaseRecorder:
         ended = self._ended
         if self._stopped:
             return
-        if self._innermost is opened:
+        if self.innermost is opened:
             # In this order: whoever looks first at what is open and then at what has ended misses nothing.
             ended += (opened, perf_counter_ns(), failed)
-            self._innermost = opened[3]
+            self.innermost = opened[3]
         elif not opened[4]:
             ended += (opened, perf_counter_ns(), failed)
             if self.elsewhere is not None:
                 self.elsewhere.ended(opened)
-        elif any(phase is opened for phase in _outwards(self._innermost)):
+        elif any(phase is opened for phase in _outwards(self.innermost)):
             self._end_with_inner(opened, failed)
-        if len(ended) > 3 * MAX_PHASES:
+        if len(ended) > _MANY:
             self._account()
 
     def _end_with_inner(self, opened: OpenInterval, failed: bool) -> None:
-        now, phase = perf_counter_ns(), self._innermost
+        now, phase = perf_counter_ns(), self.innermost
         while phase is not None:
             self._ended += (phase, now, failed if phase is opened else True)
-            self._innermost = phase[3]
+            self.innermost = phase[3]
             if phase is opened:
                 return
             phase = phase[3]
@@ -150,7 +148,7 @@ class PhaseRecorder:
 
         A phase that is still open belongs to the step in which it ends.
         """
-        innermost = self._innermost
+        innermost = self.innermost
         self._steps = number = self._steps + 1
         self._ended += (None, number, innermost[2] if innermost is not None else None)
         return number
@@ -196,7 +194,7 @@ class PhaseRecorder:
         scrape to the next would be a restart to Prometheus.
         """
         with self._accounting:
-            innermost = self._innermost
+            innermost = self.innermost
             ended = self._accounts.add(self._ended)
             still_open = [opened for opened in _outwards(innermost) if id(opened) not in ended]
             return self._accounts.totals(still_open, now)
@@ -208,7 +206,7 @@ class PhaseRecorder:
         An evaluation or a checkpoint is that as a whole, and what nobody has a name for counts as the phase around
         it. Between phases it is "other", since the last of them ended.
         """
-        opened = _told(self._innermost)
+        opened = _told(self.innermost)
         if opened is not None:
             return opened
         with self._accounting:

@@ -7,10 +7,11 @@ trainer, so that the recorder of the run in progress is asked.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from rlhf_otel import faults
-from rlhf_otel.sources.phases import PhaseRecorder
+from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
 
 PHASE_OF_CONTEXT: Final[dict[str, str]] = {
     "transformers.generate": "generate",
@@ -28,17 +29,18 @@ PHASE_OF_CONTEXT: Final[dict[str, str]] = {
 
 _WRAPPED_ELSEWHERE: Final = frozenset({"_get_per_token_logps_and_entropies"})
 
-_recorder: PhaseRecorder | None = None
+_begin: Callable[[str, str], OpenInterval] | None = None
+_end: Callable[[OpenInterval, bool], None] | None = None
+"""Of the recorder that phases are sent to, if any."""
 _reward_functions: frozenset[str] = frozenset()
-_named: dict[str, tuple[str, str] | None] = {}
-"""What :func:`phase_of` said, by name; a run has few."""
 _original: tuple[Any, Any] | None = None
 
 
 def activate(recorder: PhaseRecorder | None, reward_functions: frozenset[str] = frozenset()) -> None:
     """Send phases to ``recorder`` from now on; ``None`` stops that."""
-    global _recorder, _reward_functions
-    _recorder, _reward_functions = recorder, reward_functions
+    global _begin, _end, _reward_functions
+    _begin, _end = (recorder.begin, recorder.end) if recorder is not None else (None, None)
+    _reward_functions = reward_functions
     _named.clear()
 
 
@@ -52,9 +54,15 @@ def phase_of(context_name: str) -> tuple[str, str] | None:
     return PHASE_OF_CONTEXT.get(name, "other"), name
 
 
-def _known(context_name: str) -> tuple[str, str] | None:
-    named = _named[context_name] = phase_of(context_name)
-    return named
+class _Named(dict[str, tuple[str, str] | None]):
+    """What :func:`phase_of` said, by name; a run has few."""
+
+    def __missing__(self, context_name: str) -> tuple[str, str] | None:
+        named = self[context_name] = phase_of(context_name)
+        return named
+
+
+_named: Final = _Named()
 
 
 def install() -> bool:
@@ -70,13 +78,12 @@ def install() -> bool:
     enter, leave = patched.__enter__, patched.__exit__
 
     def __enter__(self: Any) -> Any:
-        recorder = _recorder
-        if recorder is not None:
+        begin = _begin
+        if begin is not None:
             try:
-                name = self.name
-                named = _named[name] if name in _named else _known(name)
+                named = _named[self.name]
                 if named is not None:
-                    self._rlhf_otel_opened = recorder, recorder.begin(named[0], named[1])
+                    self._rlhf_otel_opened = begin(named[0], named[1]), _end
             except Exception as error:  # noqa: BLE001 - faults logs it
                 faults.handle("phases", error, "beginning a phase")
         return enter(self)
@@ -86,7 +93,7 @@ def install() -> bool:
         if opened is not None:
             self._rlhf_otel_opened = None
             try:
-                opened[0].end(opened[1], exc_type is not None)
+                opened[1](opened[0], exc_type is not None)
             except Exception as error:  # noqa: BLE001 - faults logs it
                 faults.handle("phases", error, "ending a phase")
         return leave(self, exc_type, exc_val, exc_tb)

@@ -22,6 +22,8 @@ Grown = tuple[list[str], list[Any], list[int], list[Any], list[int]]
 lengths. As lists only grow, this says later what the step appended."""
 Held = Single | Grown
 
+WITNESSES: Final = 2
+"""Lists that tell whether a trainer has cleared its dict: one more than TRL replaces while it goes on (``num_tokens``)."""
 _HOLDERS: Final = ("_metrics", "_stored_metrics")
 """Attributes that hold lists under "train": most trainers, and CPO, ORPO, BCO."""
 
@@ -33,9 +35,15 @@ class StepMetrics:
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self._holder = next((name for name in _HOLDERS if isinstance(getattr(trainer, name, None), dict)), "")
-        self._before: tuple[list[Any], list[int]] = ([], [])
-        """The lists at the end of the step before, which have no other's identity while they are held; their lengths."""
-        self._rewards: tuple[Any, int] = (None, 0)
+        self._before: list[Any] = []
+        """The lists at the end of the step before, which have no other's identity while they are held."""
+        self._lengths: list[int] | None = None
+        """Their lengths; None where all had one value."""
+        self._rewards: list[Any] | None = None
+        self._rewarded = 0
+        """Length of the list of rewards."""
+        self.generated = False
+        """Whether rewards were appended in the step that was taken last."""
         self._keys: set[str] = set()
 
     @property
@@ -54,22 +62,28 @@ class StepMetrics:
         Where it logs at every step, its lists are new, and mostly of one value: then these are taken, and not the
         lists, whose memory the trainer takes for the next.
         """
+        self.generated = False
         held = self._lists()
         lists = list(held.values())
-        lengths = list(map(len, lists))
-        before, self._before = self._before, (lists, lengths)
+        before, self._before = self._before, lists
+        self._look_for_rewards(held.get("reward"))
         # The lists of a dict that was not cleared are where they were in it.
-        if lengths.count(1) == len(lengths) and not any(map(is_, lists, before[0])):
-            return list(held), [value for (value,) in lists]
-        return list(held), lists, lengths, *before
+        if not any(map(is_, lists, before[:WITNESSES])):
+            try:
+                values = [value for (value,) in lists]
+            except ValueError:  # one of them has none, or several
+                pass
+            else:
+                self._lengths = None
+                return list(held), values
+        known = [1] * len(before) if self._lengths is None else self._lengths
+        self._lengths = list(map(len, lists))
+        return list(held), lists, self._lengths, before, known
 
-    def generated(self) -> bool:
-        """Whether rewards were appended since the last call."""
-        rewards = self._lists().get("reward")
-        known, seen = self._rewards
-        count = len(rewards) if rewards is not None else 0
-        self._rewards = (rewards, count)
-        return count > (seen if known is rewards else 0)
+    def _look_for_rewards(self, rewards: list[Any] | None) -> None:
+        seen = self._rewarded if rewards is self._rewards else 0
+        self._rewards, self._rewarded = rewards, 0 if rewards is None else len(rewards)
+        self.generated = self._rewarded > seen
 
     def appended(self, held: Held) -> list[Appended]:
         """What a step appended; keys without a new value are absent."""

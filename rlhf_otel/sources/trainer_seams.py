@@ -91,16 +91,23 @@ class TrainerSeams:
     def _log_probabilities(self, original: Function) -> Function:
         """One method serves three purposes; tell them apart by where it is called and by the model."""
         recorder, trainer = self._recorder, self._trainer
-        forward = self._timed("forward", original)
-        reference = self._timed("reference_logprobs", original)
-        policy = self._timed("policy_logprobs", original)
+        begin, end = recorder.begin, recorder.end
 
         def log_probabilities(model: Any, *args: Any, **kwargs: Any) -> Any:
-            if recorder.open_phase == "loss":
-                return forward(model, *args, **kwargs)
-            if model is getattr(trainer, "ref_model", None) or _adapter_is_off(model):
-                return reference(model, *args, **kwargs)
-            return policy(model, *args, **kwargs)
+            around = recorder.innermost
+            if around is not None and around[0] == "loss":
+                opened = begin("forward")
+            elif model is getattr(trainer, "ref_model", None) or _adapter_is_off(model):
+                opened = begin("reference_logprobs")
+            else:
+                opened = begin("policy_logprobs")
+            try:
+                result = original(model, *args, **kwargs)
+            except BaseException:
+                end(opened, True)
+                raise
+            end(opened)
+            return result
 
         return log_probabilities
 

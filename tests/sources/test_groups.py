@@ -16,6 +16,7 @@ from tiny import COMPLETIONS, GROUP, build_trainer
 from rlhf_otel import TelemetryCallback
 from rlhf_otel.sources.groups import (
     Generation,
+    buffers_of,
     group_size_of,
     last_generation,
     unscored_ratio,
@@ -96,12 +97,13 @@ def test_unscored_is_the_share_of_the_function_where_it_is_highest() -> None:
     ids=str,
 )
 def test_no_buffers_no_generation(trainer: Any) -> None:
-    assert last_generation(trainer, group_size_of(trainer)) is None
+    assert last_generation(buffers_of(trainer), None, group_size_of(trainer)) is None
 
 
 def test_a_generation_is_a_copy() -> None:
     logs: dict[str, Any] = {"rewards": {"f": [1.0, 2.0]}}
-    generation = last_generation(SimpleNamespace(_logs=logs), group_size=2)
+    trainer = SimpleNamespace(_logs=logs, num_generations=2)
+    generation = last_generation(buffers_of(trainer), None, group_size=2)
     logs["rewards"]["f"].clear()
     assert generation is not None
     assert generation.by_function == [[1.0, 2.0]]

@@ -95,6 +95,16 @@ def test_none_and_not_finite_are_told_apart(function: Any) -> None:
     assert counts(of) == (2, 3, 0)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [[np.zeros(2), np.zeros(3)], ["a", "b"], [[1.0], [2.0]], [object()]],
+    ids=["shapes", "texts", "lists", "objects"],
+)
+def test_what_has_no_sum_is_passed_on(odd: list[Any]) -> None:
+    wrapped = RewardFunctionCounts().wrap(lambda completions: odd, "f")
+    assert wrapped(completions=["a", "b"]) is odd
+
+
 def test_errors_are_taken_once() -> None:
     of = RewardFunctionCounts()
 

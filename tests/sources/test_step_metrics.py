@@ -115,14 +115,15 @@ def test_evaluation_s_lists_are_not_looked_at() -> None:
 def test_a_generation_is_seen_once() -> None:
     trainer = Grpo()
     metrics = StepMetrics(trainer)
-    assert not metrics.generated()
-    trainer.measure(reward=1.0)
-    assert metrics.generated()
-    assert not metrics.generated()
-    trainer.log()
-    assert not metrics.generated()
-    trainer.measure(reward=1.0)
-    assert metrics.generated()
+    seen = []
+    for rewards, logs in ((False, False), (True, False), (False, True), (False, False), (True, False)):
+        if rewards:
+            trainer.measure(reward=1.0)
+        metrics.take()
+        seen.append(metrics.generated)
+        if logs:
+            trainer.log()
+    assert seen == [False, True, False, False, True]
 
 
 def test_lists_in_stats_are_read_as_well() -> None:
