@@ -29,7 +29,6 @@ def hash_password(token: bool) -> None:
     if not password:
         raise click.ClickException("the password is empty")
     click.echo(str(Scrypt.of(password.encode())))
-    if (
-        token and sys.stdout.isatty() and sys.stderr.isatty()
-    ):  # else each goes where it belongs, and nothing beside it
+    # Else each goes where it belongs, and nothing beside it.
+    if token and sys.stdout.isatty() and sys.stderr.isatty():
         click.echo("The first is the token, for who asks; the second its hash, for bearer_tokens.", err=True)

@@ -56,9 +56,8 @@ class HttpConnection(BaseHTTPRequestHandler):
     """Serves a connection until either end closes it; OSError when the other end vanishes or is too slow."""
 
     protocol_version = "HTTP/1.1"
-    default_request_version = (
-        "HTTP/1.0"  # a request without a version gets a status as well, unlike in HTTP/0.9
-    )
+    # A request without a version gets a status as well, unlike in HTTP/0.9.
+    default_request_version = "HTTP/1.0"
     disable_nagle_algorithm = True  # or the body, a second write, waits until the head is acknowledged
 
     def __init__(

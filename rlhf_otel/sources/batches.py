@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from rlhf_otel.sources import wrapping
 from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.wrapping import Function
 
@@ -45,18 +46,9 @@ class TimedBatches:
 def timed(recorder: PhaseRecorder, original: Function) -> Function:
     """``get_batch_samples``, whose first argument is the iterator that it reads."""
 
-    begin, end = recorder.begin, recorder.end
-
     def get_batch_samples(batches: Any, *args: Any, **kwargs: Any) -> Any:
-        opened = begin("other", METHOD)
-        try:
-            if hasattr(batches, "__next__"):
-                batches = TimedBatches(batches, recorder)
-            result = original(batches, *args, **kwargs)
-        except BaseException:
-            end(opened, True)
-            raise
-        end(opened)
-        return result
+        return original(
+            TimedBatches(batches, recorder) if hasattr(batches, "__next__") else batches, *args, **kwargs
+        )
 
-    return get_batch_samples
+    return wrapping.timed(recorder, "other", get_batch_samples, METHOD)

@@ -22,10 +22,10 @@ Grown = tuple[list[str], list[Any], list[int], list[Any], list[int]]
 lengths. As lists only grow, this says later what the step appended."""
 Held = Single | Grown
 
-WITNESSES: Final = 2
-"""Lists that tell whether a trainer has cleared its dict: one more than TRL replaces while it goes on (``num_tokens``)."""
 _HOLDERS: Final = ("_metrics", "_stored_metrics")
 """Attributes that hold lists under "train": most trainers, and CPO, ORPO, BCO."""
+_WITNESSES: Final = 2
+"""Lists that tell whether a trainer has cleared its dict: one more than TRL replaces while it goes on (``num_tokens``)."""
 
 
 class StepMetrics:
@@ -68,7 +68,7 @@ class StepMetrics:
         before, self._before = self._before, lists
         self._look_for_rewards(held.get("reward"))
         # The lists of a dict that was not cleared are where they were in it.
-        if not any(map(is_, lists, before[:WITNESSES])):
+        if not any(map(is_, lists, before[:_WITNESSES])):
             try:
                 values = [value for (value,) in lists]
             except ValueError:  # one of them has none, or several

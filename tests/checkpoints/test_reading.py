@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from rlhf_otel.checkpoints import inspect, pickles
+from rlhf_otel.checkpoints import inspect, measuring, pickles
 from rlhf_otel.checkpoints.contents import open_checkpoint
 from rlhf_otel.checkpoints.dtypes import DTYPES, decode
 from rlhf_otel.checkpoints.measuring import CHUNK, numbers_of
@@ -356,3 +356,16 @@ def test_a_broken_trainer_state_is_a_finding_and_weights_are_judged_all_the_same
     found = inspect(tmp_path)
     assert [finding.name for finding in found.findings] == ["state-unreadable"]
     assert found.weights
+
+
+def test_whoever_is_to_rest_finds_out_the_same_and_rests_in_proportion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"a": torch.randn(300, 300), "b": torch.ones(7)}, tmp_path / "model.safetensors")
+    rests: list[float] = []
+    monkeypatch.setattr(measuring.time, "sleep", rests.append)
+    ticks = iter(range(1000))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: float(next(ticks)))
+    hurried, rested = inspect(tmp_path, threads=1), inspect(tmp_path, threads=1, rest=3.0)
+    assert [weight.moments for weight in rested.weights] == [weight.moments for weight in hurried.weights]
+    assert rests == [3.0, 3.0], "for each of two tensors, three times the tick that it took"
