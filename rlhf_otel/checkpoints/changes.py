@@ -48,7 +48,9 @@ def change_findings(moved: Sequence[Moved], before: str) -> Iterator[Finding]:
         yield Finding("replaced-weights", "all weights", said)
         return
     if _usual_drift(moved) >= limits.LARGE_DRIFT <= total.drift and not has_adapter(moved):
-        yield Finding("large-drift", "all weights", f"relative drift {total.drift:.3g} from {before}")
+        yield Finding(
+            "large-drift", "all weights", f"relative drift of the matrices {total.drift:.3g} from {before}"
+        )
     yield from _replaced(moved, before)
 
 
