@@ -10,7 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from rlhf_otel.checkpoints.dtypes import decode, decode_anyhow, glance
+from rlhf_otel.checkpoints.dtypes import DType, decode, decode_anyhow, glance
+from rlhf_otel.checkpoints.kernel import moments_of
 from rlhf_otel.checkpoints.statistics import Moments, moments, square
 from rlhf_otel.checkpoints.stored import StoredTensor
 from rlhf_otel.errors import CheckpointError
@@ -131,13 +132,16 @@ def _buffer(name: str, size: int, kind: str) -> Any:
 
 def _alone(tensor: StoredTensor, start: int, stop: int) -> Measured:
     found = Moments()
-    raw, scratch = _buffer("raw", CHUNK * tensor.width, "u1"), _buffer("wide", CHUNK, "u4")
+    raw = _buffer("raw", CHUNK * tensor.width, "u1")
     for first in range(start, stop, CHUNK):
         piece = raw[: (min(first + CHUNK, stop) - first) * tensor.width]
         tensor.read(first * tensor.width, piece)
-        numbers = decode_anyhow(tensor.dtype, piece, scratch)
-        found = found.plus(moments(numbers, glance(tensor.dtype, piece)))
+        found = found.plus(moments_of(tensor.dtype, piece) or _by_numpy(tensor.dtype, piece))
     return Measured(found)
+
+
+def _by_numpy(dtype: DType, raw: Any) -> Moments:
+    return moments(decode_anyhow(dtype, raw, _buffer("wide", CHUNK, "u4")), glance(dtype, raw))
 
 
 def _compare(after: StoredTensor, before: StoredTensor, start: int, stop: int) -> Measured:

@@ -94,14 +94,26 @@ def moments(numbers: Numbers, known: Glance | None = None) -> Moments:
     """Of one piece, which should fit into a core's cache. ``known`` is what its codes told already."""
     if not len(numbers):
         return Moments()
-    low, high, zeros = known or _extremes(numbers)
-    if not (math.isfinite(low) and math.isfinite(high)):
+    known = known or _extremes(numbers)
+    if not (math.isfinite(known.low) and math.isfinite(known.high)):
         return _of_the_finite(numbers)
-    mean = total(numbers) / len(numbers)
-    deviation = square(numbers) - len(numbers) * mean**2
-    if not math.isfinite(deviation) or deviation <= _SMALL_SPREAD * len(numbers) * mean**2:
-        deviation = square(numbers.astype("f8") - mean)
-    return Moments(len(numbers), 0, zeros, low, high, mean, deviation)
+    size, sum_ = len(numbers), total(numbers)
+    found = of_sums(size, known, sum_, square(numbers))
+    if found is not None:
+        return found
+    mean = sum_ / size
+    return Moments(size, 0, known.zeros, known.low, known.high, mean, square(numbers.astype("f8") - mean))
+
+
+def of_sums(size: int, known: Glance, total: float, square: float) -> Moments | None:
+    """From sums of numbers and of their squares; None where these do not tell: some numbers are not finite, squares
+    overflow, or the spread is so small beside the mean that it has to be computed from the deviations themselves."""
+    mean = total / size
+    deviation = square - size * mean**2
+    told = math.isfinite(known.low) and math.isfinite(known.high) and math.isfinite(deviation)
+    if not told or deviation <= _SMALL_SPREAD * size * mean**2:
+        return None
+    return Moments(size, 0, known.zeros, known.low, known.high, mean, deviation)
 
 
 def _extremes(numbers: Numbers) -> Glance:

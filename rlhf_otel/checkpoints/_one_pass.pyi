@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def bf16(codes: Buffer, /) -> tuple[float, float, float, float, int]: ...
