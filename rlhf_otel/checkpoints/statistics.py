@@ -131,12 +131,15 @@ def _of_the_finite(numbers: Numbers) -> Moments:
 
 
 def total(numbers: Numbers) -> float:
-    """Sum, by a product with ones: three times as fast as numpy's own, and no less exact."""
+    """Sum, by a product with ones: three times as fast as numpy's own, and no less exact. Of numbers whose sums overflow
+    in double precision."""
     import numpy as np
 
     whole = len(numbers) - len(numbers) % _ROW
-    rows = np.dot(numbers[:whole].reshape(-1, _ROW), _ones(numbers.dtype.char))
-    return float(rows.sum(dtype=np.float64)) + float(numbers[whole:].sum(dtype=np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = np.dot(numbers[:whole].reshape(-1, _ROW), _ones(numbers.dtype.char))
+        found = float(rows.sum(dtype=np.float64)) + float(numbers[whole:].sum(dtype=np.float64))
+        return found if math.isfinite(found) else float(numbers.sum(dtype=np.float64))
 
 
 @cache

@@ -52,7 +52,7 @@ def test_all_codes_of_a_small_type_are_decoded_as_torch_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_statistics_are_those_of_torch_in_double_precision(name: str, tmp_path: Path) -> None:
+def test_statistics_are_those_of_torch_in_double_precision(name: str, way: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(3)
     values = (torch.randn(CHUNK + 1001, generator=generator, dtype=torch.float64) * 0.5 + 0.1).to(TYPES[name])
     values[5:9] = 0.0
@@ -69,7 +69,7 @@ def test_statistics_are_those_of_torch_in_double_precision(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["F32", "BF16", "F16"])
-def test_a_gain_that_hardly_differs_from_one_has_its_exact_spread(name: str, tmp_path: Path) -> None:
+def test_a_gain_that_hardly_differs_from_one_has_its_exact_spread(name: str, way: str, tmp_path: Path) -> None:
     values = (1.0 + 0.01 * torch.randn(5000, dtype=torch.float64)).to(TYPES[name])
     save_file({"norm.weight": values}, tmp_path / "model.safetensors")
     (weight,) = inspect(tmp_path).weights
@@ -83,7 +83,7 @@ def test_squares_that_overflow_single_precision_are_summed_all_the_same(value: f
     assert weight.moments.rms == pytest.approx(value, rel=1e-5)
 
 
-def test_infinities_and_nans_are_counted_and_left_out_of_the_rest(tmp_path: Path) -> None:
+def test_infinities_and_nans_are_counted_and_left_out_of_the_rest(way: str, tmp_path: Path) -> None:
     values = torch.ones(3, 4, dtype=torch.bfloat16)
     values[0, 0], values[1, 1], values[2, 2] = float("nan"), float("inf"), -float("inf")
     save_file({"w": values}, tmp_path / "model.safetensors")

@@ -1,0 +1,160 @@
+"""The native kernel finds out what numpy does, of any codes; and nothing changes for what runs beside it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rlhf_otel.checkpoints import kernel
+from rlhf_otel.checkpoints.dtypes import DTYPES, decode
+from rlhf_otel.checkpoints.measuring import measure
+from rlhf_otel.checkpoints.statistics import Moments
+from rlhf_otel.checkpoints.stored import StoredTensor
+
+BF16 = DTYPES["BF16"]
+BLOCK = 4096
+"""Codes that the kernel looks at at once."""
+SPECIAL = [0x0000, 0x8000, 0x0001, 0x8001, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7F81, 0xFFFF, 0x3F80, 0xBF80]
+"""Zeros, next to zero, largest, infinite, NaN, one."""
+
+
+@st.composite
+def codes(draw: st.DrawFn) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Few or more than a block, of one kind of numbers, with some of another kind among them."""
+    few = st.lists(st.integers(0, 0xFFFF) | st.sampled_from(SPECIAL), min_size=1, max_size=40)
+    if draw(st.booleans()):
+        return np.array(draw(few), np.uint16)
+    size = draw(st.integers(1, 3) | st.integers(BLOCK - 3, 2 * BLOCK + 3))
+    lowest, highest = draw(
+        st.sampled_from(
+            [
+                (0, 0xFFFF),  # any
+                (0x3C00, 0x3E00),  # positive
+                (0xBC00, 0xBE00),  # negative
+                (0x3F70, 0x3F90),  # hardly different
+                (0x7C00, 0x7F7F),  # squares overflow
+                (0x0000, 0x0080),  # denormal
+            ]
+        )
+    )
+    some = np.random.default_rng(draw(st.integers(0, 99))).integers(lowest, highest, size, np.uint16, True)
+    some ^= draw(st.sampled_from([0, 0x8000])) * (np.arange(size, dtype=np.uint16) % 2)
+    for code, position in draw(
+        st.lists(st.tuples(st.sampled_from(SPECIAL), st.integers(0, size - 1)), max_size=3)
+    ):
+        some[position] = code
+    return some
+
+
+def exactly(found: np.ndarray[Any, np.dtype[np.uint16]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return decode(BF16, found.view(np.uint8)).astype(np.float64)
+
+
+def measured(found: np.ndarray[Any, np.dtype[np.uint16]]) -> Moments:
+    raw = found.view(np.uint8)
+
+    def read(offset: int, into: Any) -> None:
+        into[:] = raw[offset : offset + len(into)]
+
+    (one,) = measure([(StoredTensor("w", BF16, found.shape, Path("w"), read), None)], threads=1)
+    return one.moments
+
+
+@given(codes())
+def test_it_sees_every_code(native: Callable[..., Any], some: np.ndarray[Any, Any]) -> None:
+    numbers = exactly(some)
+    total, square, low, high, zeros = native(some)
+    assert zeros == np.count_nonzero(numbers == 0)
+    assert (math.isfinite(low) and math.isfinite(high)) == np.isfinite(numbers).all()
+    if np.isfinite(numbers).all():
+        assert (low, high) == (numbers.min(), numbers.max())
+        norm = float(np.linalg.norm(numbers))
+        if 1e-15 < norm < 1e15:  # squares are representable in single precision
+            assert square == pytest.approx(norm**2, rel=1e-6)
+            assert total == pytest.approx(numbers.sum(), abs=1e-6 * norm * len(numbers) ** 0.5)
+
+
+@given(codes())
+@example(np.full(2 * BLOCK, 0x7F7F, np.uint16))
+@example(np.zeros(5, np.uint16))
+def test_both_ways_agree_with_double_precision(
+    native: Callable[..., Any], some: np.ndarray[Any, Any]
+) -> None:
+    numbers = exactly(some)
+    good = numbers[np.isfinite(numbers)]
+    for bf16 in (native, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernel, "bf16", bf16)
+            found = measured(some)
+        assert found[:3] == (len(numbers), len(numbers) - len(good), np.count_nonzero(numbers == 0))
+        if len(good):
+            rms = float(np.sqrt(np.mean(good**2)))
+            assert (found.low, found.high) == (good.min(), good.max())
+            assert found.mean == pytest.approx(good.mean(), rel=1e-5, abs=1e-5 * rms)
+            assert found.std == pytest.approx(good.std(), rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 2])
+@pytest.mark.parametrize("offset", [0, 1, 2, 3])
+def test_buffers_of_any_length_anywhere(native: Callable[..., Any], size: int, offset: int) -> None:
+    some = np.random.default_rng(size).integers(0x3C00, 0x3E00, size, np.uint16)
+    found = native(memoryview(bytes(offset) + some.tobytes() + b"\xff\xff\xff")[offset : offset + 2 * size])
+    numbers = exactly(some)
+    assert found[:2] == pytest.approx((numbers.sum(), (numbers**2).sum()), rel=1e-6)
+    assert found[2:] == (numbers.min(), numbers.max(), 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (b"", ValueError),
+        (b"123", ValueError),
+        ("12", TypeError),
+        (None, TypeError),
+        (memoryview(bytes(8))[::2], BufferError),
+    ],
+)
+def test_what_is_no_codes_is_refused(native: Callable[..., Any], wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        native(wrong)
+
+
+def test_other_threads_go_on_meanwhile(native: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is made to give way here: others get their turn while the kernel runs, or not at all."""
+    interval = sys.getswitchinterval()
+    some, turns, seen = np.zeros(1 << 27, np.uint16), 0, []
+
+    def compute() -> None:
+        before = turns
+        native(some)
+        seen.append(turns > before)
+
+    sys.setswitchinterval(100.0)
+    try:
+        while not any(seen) and len(seen) < 20:
+            thread = threading.Thread(target=compute)
+            thread.start()
+            while thread.is_alive():
+                turns += 1
+                time.sleep(0)  # gives way by itself
+    finally:
+        sys.setswitchinterval(interval)
+    assert any(seen)
+
+
+def test_whoever_loads_it_computes_as_before(native: Callable[..., Any]) -> None:
+    """A library that is linked for fast mathematics makes numbers next to zero zero, in the whole thread."""
+    native(b"\x01\x00")
+    assert sys.float_info.min / 2 > 0
+    assert np.float32(2e-38) / np.float32(4) > 0
