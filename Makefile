@@ -73,11 +73,12 @@ audit: .venv-tools/.ready ## Look the locked versions up in the database of know
 
 clean: ## Remove .venv, caches and build results
 	rm -rf $(VENV) $(OTHER_VENVS) .venv-tools build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f rlhf_otel/checkpoints/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is a file in .venv that is newer than what the installation was made from.
 
-$(VENV)/.trl: pyproject.toml constraints.txt .ci/lock/trl.txt
+$(VENV)/.trl: pyproject.toml constraints.txt .ci/lock/trl.txt deploy/build_kernel.py rlhf_otel/checkpoints/one_pass.c
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)" >&2; exit 1; }
 	@echo "venv: torch, transformers, trl and rlhf_otel into $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)

@@ -26,7 +26,7 @@ FLAGS = ["-std=c11", "-O3", "-fPIC", "-fassociative-math", "-fno-signed-zeros", 
 LINKED = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
 
 
-class NoKernel(Exception):
+class KernelError(Exception):
     """Why there is none."""
 
 
@@ -46,7 +46,7 @@ class KernelHook(BuildHookInterface[Any]):
                 build_data["force_include"][str(built)] = f"{FOLDER}/{KERNEL}"
                 build_data["pure_python"] = False
                 build_data["tag"] = f"cp311-abi3-{platform()}"
-        except (NoKernel, OSError, subprocess.SubprocessError) as error:
+        except (KernelError, OSError, subprocess.SubprocessError) as error:
             self.app.display_warning(f"checkpoints are inspected without the native kernel: {error}")
             if version == "editable":
                 in_tree.unlink(missing_ok=True)
@@ -57,32 +57,38 @@ class KernelHook(BuildHookInterface[Any]):
 
 
 def compiled(source: Path, into: Path) -> Path:
-    """The library. Raises NoKernel, OSError and SubprocessError."""
-    if os.environ.get("RLHF_OTEL_PURE") == "1":
-        raise NoKernel("RLHF_OTEL_PURE is set")
-    if os.name == "nt" or sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
-        raise NoKernel("it is for CPython with a global interpreter lock, and not for Windows")
-    include = f"-I{sysconfig.get_path('include')}"
-    command = [*compiler(), *FLAGS, *LINKED, include, str(source), "-o", str(into)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    """The library. Raises KernelError, OSError and SubprocessError."""
+    done = subprocess.run(
+        [*command(), str(source), "-o", str(into)], capture_output=True, text=True, timeout=60, check=False
+    )
     if done.returncode:
         said = done.stderr.splitlines() or [f"the compiler ended with {done.returncode}"]
-        raise NoKernel(next((line for line in said if "error" in line), said[0]))
+        raise KernelError(next((line for line in said if "error" in line), said[0]))
     return into
 
 
+def command() -> list[str]:
+    """What compiles here, but for the names of the files. Raises KernelError where something is missing."""
+    if os.environ.get("RLHF_OTEL_PURE") == "1":
+        raise KernelError("RLHF_OTEL_PURE is set")
+    if os.name == "nt" or sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise KernelError("it is for CPython with its global lock, and not for Windows")
+    include = sysconfig.get_path("include")
+    if not Path(include, "Python.h").exists():
+        raise KernelError(f"no Python.h is in {include}")
+    return [*compiler(), *FLAGS, *LINKED, f"-I{include}"]
+
+
 def compiler() -> list[str]:
-    """That of the environment, of this Python, or of the system. Raises NoKernel."""
+    """That of the environment, of this Python, or of the system. Raises KernelError."""
     named = os.environ.get("CC")
-    for command in [named] if named else [sysconfig.get_config_var("CC"), "cc", "gcc", "clang"]:
-        words = shlex.split(command or "")
+    for line in [named] if named else [sysconfig.get_config_var("CC"), "cc", "gcc", "clang"]:
+        words = shlex.split(line or "")
         if words and shutil.which(words[0]):
             return words
-    raise NoKernel("no C compiler was found" + (f" at {named}" if named else ""))
+    raise KernelError("no C compiler was found" + (f" at {named}" if named else ""))
 
 
 def platform() -> str:
     """As a wheel calls it that was made for this machine, not for all that have the same C library."""
-    return next(
-        tag.platform for tag in sys_tags() if not tag.platform.startswith(("manylinux", "musllinux"))
-    )
+    return next(tag.platform for tag in sys_tags() if not tag.platform.startswith(("manylinux", "musllinux")))

@@ -1,3 +1,4 @@
-from typing_extensions import Buffer
+import numpy as np
+from numpy.typing import NDArray
 
-def bf16(codes: Buffer, /) -> tuple[float, float, float, float, int]: ...
+def bf16(codes: NDArray[np.uint8] | bytes, /) -> tuple[float, float, float, float, int]: ...

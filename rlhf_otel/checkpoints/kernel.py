@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 bf16: Callable[[Bytes], tuple[float, float, float, float, int]] | None
 """Sum, sum of squares, lowest, highest, zeros; None where there is no kernel."""
 try:
-    from rlhf_otel.checkpoints._one_pass import bf16
+    from rlhf_otel.checkpoints import _one_pass
 except ImportError:
     bf16 = None
+else:
+    bf16 = _one_pass.bf16
 
 
 def moments_of(dtype: DType, raw: Bytes) -> Moments | None:

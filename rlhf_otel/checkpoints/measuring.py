@@ -151,14 +151,15 @@ def _compare(after: StoredTensor, before: StoredTensor, start: int, stop: int) -
     raw = _buffer("raw", CHUNK * after.width, "u1"), _buffer("raw_before", CHUNK * before.width, "u1")
     wide = _buffer("wide", CHUNK, "u4"), _buffer("wide_before", CHUNK, "u4")
     for first in range(start, stop, CHUNK):
-        numbers = []
+        pieces, numbers = [], []
         for tensor, buffer, scratch in zip((after, before), raw, wide, strict=True):
             piece = buffer[: (min(first + CHUNK, stop) - first) * tensor.width]
             tensor.read(first * tensor.width, piece)
+            pieces.append(piece)
             numbers.append(
                 decode_anyhow(tensor.dtype, piece, scratch) if alike else decode(tensor.dtype, piece)
             )
-        now = moments(numbers[0])
+        now = moments_of(after.dtype, pieces[0]) or moments(numbers[0])
         found = found.plus(now)
         change = change.plus(_change(numbers[0], numbers[1], now))
     return Measured(found, change)

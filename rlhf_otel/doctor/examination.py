@@ -32,6 +32,7 @@ def examine(question: Question) -> Iterator[Finding]:
     settings, finding = machine.settings_of(question.config)
     yield finding
     yield from machine.versions()
+    yield machine.kernel()
     yield machine.gpus()
     yield collector.otlp()
     if settings is not None:

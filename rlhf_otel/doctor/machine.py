@@ -67,6 +67,14 @@ def gpus() -> Finding:
     return ok("nvml", f"{count} GPUs")
 
 
+def kernel() -> Finding:
+    """What reads the weights of checkpoints."""
+    from rlhf_otel.checkpoints.kernel import bf16
+
+    by = "numpy; the native kernel was not compiled" if bf16 is None else "the native kernel"
+    return ok("checkpoints", f"bfloat16 is measured by {by}")
+
+
 def disk(directory: Path) -> Finding:
     """Room for the journal."""
     place = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())

@@ -115,6 +115,15 @@ def test_buffers_of_any_length_anywhere(native: Callable[..., Any], size: int, o
     assert found[2:] == (numbers.min(), numbers.max(), 0)
 
 
+def test_long_buffers_are_summed_and_counted_as_exactly(native: Callable[..., Any]) -> None:
+    some = np.random.default_rng(0).integers(0x3C00, 0x3E00, 300_001, np.uint16)
+    some[:100_000] = 0
+    numbers = exactly(some)
+    found = native(some)
+    assert found[:2] == pytest.approx((numbers.sum(), (numbers**2).sum()), rel=1e-6)
+    assert found[4] == 100_000
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [

@@ -69,7 +69,9 @@ def test_statistics_are_those_of_torch_in_double_precision(name: str, way: str, 
 
 
 @pytest.mark.parametrize("name", ["F32", "BF16", "F16"])
-def test_a_gain_that_hardly_differs_from_one_has_its_exact_spread(name: str, way: str, tmp_path: Path) -> None:
+def test_a_gain_that_hardly_differs_from_one_has_its_exact_spread(
+    name: str, way: str, tmp_path: Path
+) -> None:
     values = (1.0 + 0.01 * torch.randn(5000, dtype=torch.float64)).to(TYPES[name])
     save_file({"norm.weight": values}, tmp_path / "model.safetensors")
     (weight,) = inspect(tmp_path).weights

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from otlp_receiver import free_port, wait_until
 from transformers import TrainerCallback
 
+import rlhf_otel.checkpoints.kernel
 import rlhf_otel.doctor.machine
 from rlhf_otel.cli import commands
 from rlhf_otel.demo.receiver import Receiver
@@ -270,3 +271,12 @@ def test_impossible_settings_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> N
     status, found = doctor()
     assert status == 1
     assert "stall_floor_s" in found["settings"]["said"]
+
+
+@pytest.mark.usefixtures("_no_servers")
+@pytest.mark.parametrize(("bf16", "said"), [(None, "by numpy"), (len, "by the native kernel")])
+def test_it_says_how_checkpoints_are_measured(
+    bf16: Callable[..., Any] | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rlhf_otel.checkpoints.kernel, "bf16", bf16)
+    assert said in doctor()[1]["checkpoints"]["said"]
