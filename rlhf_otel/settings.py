@@ -33,6 +33,8 @@ from rlhf_otel.errors import ConfigurationError
 from rlhf_otel.rule_files import rules_of
 
 PREFIX: Final = "RLHF_OTEL_"
+OF_THE_BUILD: Final = "RLHF_OTEL_PURE"
+"""No setting: an image may still have it from when the package was built (deploy/build_kernel.py)."""
 
 STANDARD_VARIABLES: Final[dict[str, str]] = {
     "metrics_host": "OTEL_EXPORTER_PROMETHEUS_HOST",
@@ -288,7 +290,7 @@ def _environment() -> tuple[dict[str, Any], dict[str, str]]:
         field: variable for field, variable in STANDARD_VARIABLES.items() if os.environ.get(variable)
     }
     for variable, value in os.environ.items():
-        if variable.startswith(PREFIX) and value != "":
+        if variable.startswith(PREFIX) and variable != OF_THE_BUILD and value != "":
             variables[variable.removeprefix(PREFIX).lower()] = variable
     values: dict[str, Any] = {field: os.environ[variable] for field, variable in variables.items()}
     sampled = traces_sampler.one_in()

@@ -125,6 +125,11 @@ def test_order_of_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert load(file).metrics_port == 9464
 
 
+def test_a_variable_of_the_build_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_OTEL_PURE", "1")
+    assert load().metrics_port == 9464
+
+
 def test_sources_are_merged_field_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("team: from-file\nowner: from-file\nrun_name: from-file\n")

@@ -22,6 +22,7 @@ from rlhf_otel.checkpoints.statistics import Moments
 from rlhf_otel.checkpoints.stored import StoredTensor
 
 BF16 = DTYPES["BF16"]
+Codes = np.ndarray[Any, np.dtype[np.uint16]]
 BLOCK = 4096
 """Codes that the kernel looks at at once."""
 SPECIAL = [0x0000, 0x8000, 0x0001, 0x8001, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7F81, 0xFFFF, 0x3F80, 0xBF80]
@@ -29,7 +30,7 @@ SPECIAL = [0x0000, 0x8000, 0x0001, 0x8001, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7F8
 
 
 @st.composite
-def codes(draw: st.DrawFn) -> np.ndarray[Any, np.dtype[np.uint16]]:
+def codes(draw: st.DrawFn) -> Codes:
     """Few or more than a block, of one kind of numbers, with some of another kind among them."""
     few = st.lists(st.integers(0, 0xFFFF) | st.sampled_from(SPECIAL), min_size=1, max_size=40)
     if draw(st.booleans()):
@@ -56,23 +57,27 @@ def codes(draw: st.DrawFn) -> np.ndarray[Any, np.dtype[np.uint16]]:
     return some
 
 
-def exactly(found: np.ndarray[Any, np.dtype[np.uint16]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def exactly(found: Codes) -> np.ndarray[Any, np.dtype[np.float64]]:
     with np.errstate(invalid="ignore"):  # signalling NaN
         return decode(BF16, found.view(np.uint8)).astype(np.float64)
 
 
-def measured(found: np.ndarray[Any, np.dtype[np.uint16]]) -> Moments:
+def stored(found: Codes) -> StoredTensor:
     raw = found.view(np.uint8)
 
     def read(offset: int, into: Any) -> None:
         into[:] = raw[offset : offset + len(into)]
 
-    (one,) = measure([(StoredTensor("w", BF16, found.shape, Path("w"), read), None)], threads=1)
+    return StoredTensor("w", BF16, found.shape, Path("w"), read)
+
+
+def measured(found: Codes, before: Codes | None = None) -> Moments:
+    (one,) = measure([(stored(found), None if before is None else stored(before))], threads=1)
     return one.moments
 
 
 @given(codes())
-def test_it_sees_every_code(native: Callable[..., Any], some: np.ndarray[Any, Any]) -> None:
+def test_it_sees_every_code(native: Callable[..., Any], some: Codes) -> None:
     numbers = exactly(some)
     total, square, low, high, zeros = native(some)
     assert zeros == np.count_nonzero(numbers == 0)
@@ -88,9 +93,7 @@ def test_it_sees_every_code(native: Callable[..., Any], some: np.ndarray[Any, An
 @given(codes())
 @example(np.full(2 * BLOCK, 0x7F7F, np.uint16))
 @example(np.zeros(5, np.uint16))
-def test_both_ways_agree_with_double_precision(
-    native: Callable[..., Any], some: np.ndarray[Any, Any]
-) -> None:
+def test_both_ways_agree_with_double_precision(native: Callable[..., Any], some: Codes) -> None:
     numbers = exactly(some)
     good = numbers[np.isfinite(numbers)]
     for bf16 in (native, None):
@@ -167,3 +170,11 @@ def test_whoever_loads_it_computes_as_before(native: Callable[..., Any]) -> None
     native(b"\x01\x00")
     assert sys.float_info.min / 2 > 0
     assert np.float32(2e-38) / np.float32(4) > 0
+
+
+@pytest.mark.parametrize("size", [5, 2 * BLOCK])
+def test_a_comparison_sees_the_same_numbers(way: str, size: int) -> None:
+    some = np.random.default_rng(size).integers(0xBC00, 0xBE00, size, np.uint16)
+    alone, compared = measured(some), measured(some, before=some)
+    assert compared[:5] == alone[:5]
+    assert compared[5:] == pytest.approx(alone[5:], rel=1e-5)
