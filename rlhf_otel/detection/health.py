@@ -94,7 +94,9 @@ class HealthScores:
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
             judged = self._known[absent, positions] = self._judged(values, statistics, positions)
-        damages: dict[str, list[float]] = {aspect.name: [] for aspect in judged.aspects}
+        damages: dict[str, list[float]] = {
+            aspect.name: _direct(aspect, values) if aspect.direct else [] for aspect in judged.aspects
+        }
         for position in suspects | positions:
             rule, name = self._rules[position]
             close, _ = _rule_closeness(rule, values, statistics)
@@ -104,9 +106,10 @@ class HealthScores:
         for aspect in judged.aspects:
             essential = [value for name in aspect.essential if (value := values.get(name)) is not None]
             if essential:
-                aspects[aspect.name] = health_of(
-                    [*damages[aspect.name], *_direct(aspect, values), *_not_finite(essential)]
-                )
+                taken = damages[aspect.name]
+                if not all(map(math.isfinite, essential)):
+                    taken.append(1.0)
+                aspects[aspect.name] = health_of(taken) if taken else 1.0
         return Health(
             overall=health_of(1.0 - health for health in aspects.values()) if aspects else None,
             aspects=aspects,
@@ -181,8 +184,3 @@ def _direct(aspect: Aspect, values: Values) -> list[float]:
     """Damages of what is a health already."""
     found = [values.get(name) for name in aspect.direct]
     return [1.0 - min(1.0, max(0.0, value)) for value in found if value is not None and math.isfinite(value)]
-
-
-def _not_finite(essential: Iterable[float]) -> list[float]:
-    """Damages of essential numbers that are not finite."""
-    return [1.0 for value in essential if not math.isfinite(value)]

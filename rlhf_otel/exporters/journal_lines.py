@@ -7,7 +7,6 @@ front (``"\\NaN"`` in JSON). So the reader tells them apart anywhere, and restor
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import numbers
@@ -28,12 +27,13 @@ _AMBIGUOUS: Final = re.compile(r"\\*(NaN|-?Infinity)")
 
 def encode(record: Mapping[str, Any]) -> bytes:
     """A record as its line. Values that JSON does not know become their nearest kin, or name their type."""
-    line = b""
-    with contextlib.suppress(TypeError):  # a type that JSON does not know: the slow way
+    try:
         line = orjson.dumps(record, option=_FAST)
-    # It writes what is not finite as null, and text as it is.
-    if not line or b"null" in line or not line.isascii() or _may_be_number(line):
-        line = _dump(_to_json(record)).encode("ascii") + b"\n"
+    except TypeError:  # a type that JSON does not know
+        line = b"null"
+    # orjson writes what is not finite as null, and text as it is.
+    if b"null" in line or not line.isascii() or _may_be_number(line):
+        return _dump(_to_json(record)).encode("ascii") + b"\n"
     return line
 
 

@@ -103,8 +103,11 @@ def _wording(texts: Sequence[str]) -> dict[str, float]:
 
 def repetition(words: Sequence[str]) -> float | None:
     """Share of a completion's sequences of four words that occur earlier in it; None where it has too few."""
-    sequences = list(zip(*(words[offset:] for offset in range(REPEATED)), strict=False))
-    return 1 - len(set(sequences)) / len(sequences) if sequences else None
+    sequences = len(words) - REPEATED + 1
+    if sequences <= 0:
+        return None
+    distinct = set(zip(*[words[offset:] for offset in range(REPEATED)], strict=False))
+    return 1 - len(distinct) / sequences
 
 
 def _length_bias(rewards: Sequence[float], texts: Sequence[str]) -> dict[str, float]:
