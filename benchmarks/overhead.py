@@ -44,8 +44,8 @@ BACKGROUND_THREAD: Final = "rlhf_otel-background"
 
 BURST: Final = 20
 """Warm steps that follow one another at once, for less than the 5 ms after which Python switches threads."""
-PAUSE_S: Final = 0.08
-"""... and then a pause, in which background threads catch up (ours looks for work every 50 ms): 8 ms a step, where
+PAUSE_S: Final = 0.3
+"""... and then a pause, in which background threads catch up (ours looks for work every 250 ms): 15 ms a step, where
 real ones take 60 and more."""
 SETTLE_S: Final = 0.7
 """Time for background threads to finish what the steps gave them (Trackio's batches wait 0.5 s)."""

@@ -18,7 +18,8 @@ from rlhf_otel import faults
 
 MAX_QUEUED: Final = 10_000
 """Jobs that may wait: minutes of steps, about 20 MB of records."""
-POLL_S: Final = 0.05
+POLL_S: Final = 0.25
+"""Several short steps are done in one go, which finds in the caches what the first of them needed."""
 WAY_S: Final = 20e-6
 """Pause between jobs, in which the training thread gets the interpreter should it wait for it: a thread that computes
 keeps it for 5 ms (``sys.getswitchinterval``), and would do several jobs meanwhile."""

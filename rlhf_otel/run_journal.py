@@ -11,7 +11,7 @@ from rlhf_otel import faults
 from rlhf_otel.detection.epochs import Epochs
 from rlhf_otel.exporters.earlier_attempt import lost_seconds
 from rlhf_otel.exporters.journal import JournalWriter
-from rlhf_otel.exporters.journal_records import anomaly_record, health_record, step_record
+from rlhf_otel.exporters.journal_records import anomaly_record, health_record, in_hundredths, step_record
 from rlhf_otel.records import Anomaly, Health, StepRecord
 
 
@@ -23,6 +23,7 @@ class RunJournal:
         self._writer = JournalWriter(directory) if directory is not None else None
         self._epochs = Epochs()
         self._health: Mapping[str, Any] = {}
+        """What was told of it last."""
 
     @property
     def dropped(self) -> int | None:
@@ -61,11 +62,10 @@ class RunJournal:
 
     def health(self, health: Health, step: int, time_ns: int) -> None:
         """Add the health of a run, where it differs by a hundredth from what was told last."""
-        told = health_record(health, step, time_ns)
-        said = {key: value for key, value in told.items() if key not in ("step", "time")}
+        said = in_hundredths(health)
         if said != self._health:
             self._health = said
-            self.write(told)
+            self.write(health_record(said, step, time_ns))
 
     def end_epoch(self) -> None:
         """No step will follow: add the epoch in progress."""

@@ -124,7 +124,7 @@ class Detector:
         if looked_at:
             self._awake = {position for position in looked_at if not self._order[position].idle}
         if changed:
-            self.verdicts = tuple(state.verdict for state in self._order)
+            self.verdicts = tuple([state.verdict for state in self._order])
         return fired
 
     def _is_breached(self, position: int, record: StepRecord, statistics: dict[str, Statistics]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from operator import mul
 from typing import Any, Final
 
 MOST_BUCKETS: Final = 64
@@ -58,7 +58,8 @@ class Course:
         else:
             self._wait(step, difference)
         if len(self._points) == MOST_BUCKETS:
-            self._points = [_middle(self._points[i : i + 2]) for i in range(0, MOST_BUCKETS, 2)]
+            pairs = zip(self._points[::2], self._points[1::2], strict=True)
+            self._points = [((x + other_x) / 2, (y + other_y) / 2) for (x, y), (other_x, other_y) in pairs]
             self._size *= 2
 
     def _wait(self, step: float, difference: float) -> None:
@@ -134,27 +135,23 @@ def trend(points: Sequence[Point]) -> dict[str, Any]:
     return {"slope": slope, "p": p, "trend": word}
 
 
-def _middle(points: Sequence[Point]) -> Point:
-    count = len(points)
-    return sum(x for x, _ in points) / count, sum(y for _, y in points) / count
-
-
 def _line(points: Sequence[Point]) -> tuple[float, list[float], float]:
     """Slope, residuals, and the sum of squares of the steps about their mean."""
-    middle_x, middle_y = _middle(points)
-    spread = sum((x - middle_x) ** 2 for x, _ in points)
-    slope = sum((x - middle_x) * (y - middle_y) for x, y in points) / spread if spread else 0.0
-    return slope, [y - middle_y - slope * (x - middle_x) for x, y in points], spread
+    middle_x, middle_y = (sum(column) / len(points) for column in zip(*points, strict=True))
+    steps, values = [x - middle_x for x, _ in points], [y - middle_y for _, y in points]
+    spread = sum(map(mul, steps, steps))
+    slope = sum(map(mul, steps, values)) / spread if spread else 0.0
+    return slope, [y - slope * x for x, y in zip(steps, values, strict=True)], spread
 
 
 def _significance(slope: float, residuals: Sequence[float], spread: float) -> float:
     """Two-sided p-value of the slope: Student's t, turned into a normal deviate (Abramowitz and Stegun 26.7.8)."""
-    squares = sum(residual * residual for residual in residuals)
+    squares = sum(map(mul, residuals, residuals))
     if slope == 0.0 or spread == 0.0:
         return 1.0
     if squares <= 1e-20 * slope * slope * spread:  # a perfect line, but for rounding
         return 0.0
-    shared = sum(a * b for a, b in pairwise(residuals)) / squares
+    shared = sum(map(mul, residuals, residuals[1:])) / squares
     shared = min(0.99, max(0.0, shared))
     freedom = len(residuals) * (1 - shared) / (1 + shared) - 2
     if freedom < 1:

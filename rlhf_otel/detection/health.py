@@ -13,6 +13,9 @@ single steps, take nothing before. So damage never falls, and health never rises
 
 What is unknown is absent, and never 1: an aspect of whose essential signals none is there, or none of whose rules can be judged
 yet. The coverage says which share of the rules could be.
+
+Most of that is the same from step to step. Only rules that are active or that may take something are worked out
+(``health_screen.py``), and what can be judged is found out again only where other numbers are there than before.
 """
 
 from __future__ import annotations
@@ -34,32 +37,16 @@ from rlhf_otel.catalogue.health import (
 )
 from rlhf_otel.catalogue.rules import RULES, Comparison, NonFinite, Rule, RuleClass, Statistic
 from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
-from rlhf_otel.detection.conditions import NEUTRAL, statistic_of
+from rlhf_otel.detection.closeness import closeness
+from rlhf_otel.detection.conditions import statistic_of
 from rlhf_otel.detection.detector import Verdict
+from rlhf_otel.detection.health_screen import HealthScreen
 from rlhf_otel.records import Health, Statistics
 
-_RATIOS: Final = frozenset(statistic for statistic, neutral in NEUTRAL.items() if neutral == 1.0)
-_ABSOLUTE: Final = frozenset({Statistic.VALUE, Statistic.AVERAGE, Statistic.BASELINE})
+MOST_KNOWN: Final = 64
+"""Combinations of which is remembered what can be judged: a run has few, mostly one for a kind of step."""
 
 Values = Mapping[str, float | None]
-
-
-def closeness(condition: Comparison, value: float) -> float:
-    """How far ``value`` is on the way to the threshold: 0 or less where it is neutral, 1 at the threshold, more beyond.
-
-    Neutral is 1 for a ratio, which is judged by its logarithm, and 0 for all else; for levels that must not be low there is
-    no such value, and the way is threshold over value.
-    """
-    threshold = condition.threshold
-    if math.isnan(value):
-        return 0.0
-    if condition.statistic in _RATIOS and threshold not in (0.0, 1.0):
-        return math.log(value) / math.log(threshold) if value > 0 else math.inf * (1 - threshold)
-    if condition.op == "<" and threshold > 0 and condition.statistic in _ABSOLUTE:
-        return threshold / value if value > 0 else math.inf
-    if threshold == 0 or (condition.op == ">") != (threshold > 0):
-        return math.inf if (value > threshold) == (condition.op == ">") and value != threshold else 0.0
-    return value / threshold
 
 
 def damage(rule: Rule, active: bool, close: float) -> float:
@@ -74,36 +61,77 @@ def damage(rule: Rule, active: bool, close: float) -> float:
     return BEFORE * at_threshold * min(1.0, max(0.0, (close - NEAR) / (1.0 - NEAR)))
 
 
+class _Judged(NamedTuple):
+    """What can be judged of a run."""
+
+    aspects: tuple[Aspect, ...]
+    """Those of which a rule can be."""
+    coverage: float
+    coverages: Mapping[str, float]
+
+
 class HealthScores:
     """Scores a run by the rules that judge it."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         """``rules`` are those of the run's detector; each counts in its aspect, one of the user's in that of its signal."""
-        judged = [rule for rule in rules if rule.conditions and rule.name not in LEFT_OUT]
-        self._plan = [
-            (aspect, [rule for rule in judged if aspect_of(rule) == aspect.name]) for aspect in ASPECTS
-        ]
+        counting = [rule for rule in rules if rule.conditions and rule.name not in LEFT_OUT]
+        self._rules = [(rule, aspect) for rule in counting if (aspect := aspect_of(rule)) is not None]
+        self._positions = {rule.name: position for position, (rule, _) in enumerate(self._rules)}
+        self._screen = HealthScreen([rule for rule, _ in self._rules])
+        self._known: dict[tuple[Sequence[int], frozenset[int]], _Judged] = {}
+        """By the numbers that are absent and the rules that are active."""
 
     def observe(
         self, values: Values, statistics: Mapping[str, Statistics], verdicts: Iterable[Verdict]
     ) -> Health:
         """Health at a step: of its latest values, their statistics, and what the detector made of them."""
         active = {verdict.rule.name for verdict in verdicts if verdict.active}
+        positions = frozenset(self._positions[name] for name in active if name in self._positions)
+        suspects, absent = self._screen.look(values, statistics)
+        judged = self._known.get((absent, positions))
+        if judged is None:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            judged = self._known[absent, positions] = self._judged(values, statistics, positions)
+        damages: dict[str, list[float]] = {
+            aspect.name: _direct(aspect, values) if aspect.direct else [] for aspect in judged.aspects
+        }
+        for position in suspects | positions:
+            rule, name = self._rules[position]
+            close, _ = _rule_closeness(rule, values, statistics)
+            if close is not None or position in positions:
+                damages[name].append(damage(rule, position in positions, close or 0.0))
         aspects: dict[str, float] = {}
-        readable: dict[str, tuple[int, int]] = {}
-        for aspect, rules in self._plan:
-            damages, missing = _damages(rules, values, statistics, active)
-            if not rules or (not damages and not missing):
-                continue
-            readable[aspect.name] = len(damages), len(damages) + missing
-            if damages and any(values.get(name) is not None for name in aspect.essential):
-                aspects[aspect.name] = health_of([*damages, *_direct(aspect, values)])
-        read, there = (sum(column) for column in zip(*readable.values(), strict=True)) if readable else (0, 0)
+        for aspect in judged.aspects:
+            essential = [value for name in aspect.essential if (value := values.get(name)) is not None]
+            if essential:
+                taken = damages[aspect.name]
+                if not all(map(math.isfinite, essential)):
+                    taken.append(1.0)
+                aspects[aspect.name] = health_of(taken) if taken else 1.0
         return Health(
             overall=health_of(1.0 - health for health in aspects.values()) if aspects else None,
             aspects=aspects,
-            coverage=read / there if there else 0.0,
-            coverages={name: found / of for name, (found, of) in readable.items()},
+            coverage=judged.coverage,
+            coverages=judged.coverages,
+        )
+
+    def _judged(
+        self, values: Values, statistics: Mapping[str, Statistics], active: frozenset[int]
+    ) -> _Judged:
+        found = dict.fromkeys((aspect.name for aspect in ASPECTS), 0)
+        there = found.copy()
+        for position, (rule, aspect) in enumerate(self._rules):
+            close, lacking = _rule_closeness(rule, values, statistics)
+            readable = close is not None or position in active
+            found[aspect] += readable
+            there[aspect] += readable + lacking
+        total = sum(there.values())
+        return _Judged(
+            aspects=tuple(aspect for aspect in ASPECTS if found[aspect.name]),
+            coverage=sum(found.values()) / total if total else 0.0,
+            coverages={name: found[name] / of for name, of in there.items() if of},
         )
 
 
@@ -115,25 +143,6 @@ def aspect_of(rule: Rule) -> str | None:
 _ASPECT_OF_SIGNAL: Final = {
     rule.signal: ASPECT_OF_RULE[rule.name] for rule in reversed(RULES) if rule.name in ASPECT_OF_RULE
 } | {signal: aspect.name for aspect in ASPECTS for signal in aspect.essential}
-
-
-class _Readings(NamedTuple):
-    damages: list[float]
-    missing: int
-    """Rules that cannot be judged, without those that wait for something that may never happen."""
-
-
-def _damages(
-    rules: Sequence[Rule], values: Values, statistics: Mapping[str, Statistics], active: set[str]
-) -> _Readings:
-    damages: list[float] = []
-    missing = 0
-    for rule in rules:
-        close, lacking = _rule_closeness(rule, values, statistics)
-        missing += lacking
-        if close is not None or rule.name in active:
-            damages.append(damage(rule, rule.name in active, close or 0.0))
-    return _Readings(damages, missing)
 
 
 def _rule_closeness(
@@ -172,10 +181,6 @@ def _observed(condition: Comparison, values: Values, statistics: Mapping[str, St
 
 
 def _direct(aspect: Aspect, values: Values) -> list[float]:
-    """Damages of what is a health already, and of essential numbers that are not finite."""
+    """Damages of what is a health already."""
     found = [values.get(name) for name in aspect.direct]
-    damages = [
-        1.0 - min(1.0, max(0.0, value)) for value in found if value is not None and math.isfinite(value)
-    ]
-    broken = (value for name in aspect.essential if (value := values.get(name)) is not None)
-    return [*damages, *(1.0 for value in broken if not math.isfinite(value))]
+    return [1.0 - min(1.0, max(0.0, value)) for value in found if value is not None and math.isfinite(value)]

@@ -34,7 +34,7 @@ def seconds_in(names: Container[str], phases: Sequence[PhaseInterval]) -> float:
     checkpoint, unless those are meant. Overlapping ones, of other threads, count once."""
     covered, until = 0, 0
     for phase in phases:  # in the order of their beginnings
-        if phase.phase not in names or _within(phase, phases):
+        if phase.phase not in names or (phase.parent >= 0 and _within(phase, phases)):
             continue
         covered += max(0, phase.end_ns - max(phase.start_ns, until))
         until = max(until, phase.end_ns)

@@ -7,7 +7,6 @@ front (``"\\NaN"`` in JSON). So the reader tells them apart anywhere, and restor
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import numbers
@@ -16,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, Final
+
+import orjson
 
 from rlhf_otel import json_text
 from rlhf_otel.exporters.journal_records import Record
@@ -26,19 +27,22 @@ _AMBIGUOUS: Final = re.compile(r"\\*(NaN|-?Infinity)")
 
 def encode(record: Mapping[str, Any]) -> bytes:
     """A record as its line. Values that JSON does not know become their nearest kin, or name their type."""
-    text = ""
-    with contextlib.suppress(ValueError, TypeError):  # a NaN, or a type that JSON does not know: the slow way
-        text = _dump(record)
-    if not text or _may_be_number(text):
-        text = _dump(_to_json(record))
-    return text.encode("ascii") + b"\n"
+    try:
+        line = orjson.dumps(record, option=_FAST)
+    except TypeError:  # a type that JSON does not know
+        line = b"null"
+    # orjson writes what is not finite as null, and text as it is.
+    if b"null" in line or not line.isascii() or _may_be_number(line):
+        return _dump(_to_json(record)).encode("ascii") + b"\n"
+    return line
 
 
+_FAST: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _dump: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
-def _may_be_number(text: str) -> bool:
-    return 'NaN"' in text or 'Infinity"' in text
+def _may_be_number(line: bytes) -> bool:
+    return b'NaN"' in line or b'Infinity"' in line
 
 
 def decode(line: bytes) -> Record:
@@ -46,7 +50,7 @@ def decode(line: bytes) -> Record:
     record = json_text.loads(line)
     if not isinstance(record, dict) or not isinstance(record.get("type"), str):
         raise ValueError("not an object with a type")
-    if not _may_be_number(line.decode()):
+    if not _may_be_number(line):
         return record
     restored: Record = _from_json(record)
     return restored

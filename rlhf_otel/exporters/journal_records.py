@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from rlhf_otel.records import Anomaly, Health, PhaseInterval, RunEnd, RunIdentity, StepRecord
@@ -92,12 +93,14 @@ def stall_record(stall: _Stall, rank: int) -> Record:
     return {"type": "stall", "time": _seconds(time.time_ns()), "rank": rank, **told}
 
 
-def health_record(health: Health, step: int, time_ns: int) -> Record:
-    """Health of the run from this step on, until the next such record."""
+def health_record(said: Mapping[str, Any], step: int, time_ns: int) -> Record:
+    """Health of the run, as :func:`in_hundredths` says it, from this step on, until the next such record."""
+    return {"type": "health", "step": step, "time": _seconds(time_ns), **said}
+
+
+def in_hundredths(health: Health) -> Record:
+    """Health as it is told."""
     return {
-        "type": "health",
-        "step": step,
-        "time": _seconds(time_ns),
         "overall": _hundredths(health.overall),
         "coverage": _hundredths(health.coverage),
         "aspects": {name: _hundredths(value) for name, value in health.aspects.items()},
@@ -105,6 +108,7 @@ def health_record(health: Health, step: int, time_ns: int) -> Record:
     }
 
 
+@lru_cache(maxsize=256)  # mostly they are as at the step before, and rounding takes seven times as long
 def _hundredths(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 

@@ -27,6 +27,9 @@ OpenInterval = tuple[str, str, int, Any, bool]
 it (an ``OpenInterval`` or None), and whether it is the training thread's. The same phase is the same object.
 Plain tuples here: a named one takes four times as long to make."""
 
+_tuple: Final = tuple.__new__
+"""Makes a named tuple in a third of the time that calling its class takes."""
+
 _Ended = list[Any]
 """What has ended, three entries each, which are added at once and make no object that another thread would free:
 a phase, ``perf_counter_ns`` at its end, and whether it was left by an exception (None instead where it is in no step's
@@ -346,15 +349,11 @@ def nest(intervals: Iterable[Interval]) -> list[PhaseInterval]:
     """
     position: dict[int, int] = {}
     nested: list[PhaseInterval] = []
-    for interval in sorted(intervals, key=_by_beginning):
-        phase, detail, start, parent, _ = interval.opened
-        position[id(interval.opened)] = len(nested)
+    for opened, end, failed, exclusive in sorted(intervals, key=_by_beginning):
+        phase, detail, start, parent, _ = opened
+        position[id(opened)] = len(nested)
         inside = position.get(id(parent), -1) if parent is not None else -1
-        nested.append(
-            PhaseInterval(
-                phase, detail, start, interval.end_ns, inside, interval.exclusive_ns, interval.failed
-            )
-        )
+        nested.append(_tuple(PhaseInterval, (phase, detail, start, end, inside, exclusive, failed)))
     return nested
 
 

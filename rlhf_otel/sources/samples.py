@@ -8,7 +8,7 @@ completion that has begun to repeat itself shows it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import isfinite
 from typing import Any, Final
 
@@ -18,8 +18,6 @@ from rlhf_otel.sources.reward_range import RewardRange
 
 SAMPLED: Final = 8
 WORDS: Final = 96
-REPEATED: Final = 4
-"""Words of a repeated sequence, as in seq-rep-4 of Welleck et al. (arXiv:1908.04319)."""
 BINS: Final = 10
 """Bins of a reward function's histogram, of equal width between its lowest and its highest reward."""
 
@@ -95,16 +93,19 @@ def _wording(texts: Sequence[str]) -> dict[str, float]:
     repeated = [ratio for ratio in map(repetition, words) if ratio is not None]
     if repeated:
         found["repetition_ratio"] = sum(repeated) / len(repeated)
-    pairs = [pair for completion in words for pair in pairwise(completion)]
+    pairs = list(chain.from_iterable(map(pairwise, words)))
     if pairs:
         found["distinct_2"] = len(set(pairs)) / len(pairs)
     return found
 
 
 def repetition(words: Sequence[str]) -> float | None:
-    """Share of a completion's sequences of four words that occur earlier in it; None where it has too few."""
-    sequences = list(zip(*(words[offset:] for offset in range(REPEATED)), strict=False))
-    return 1 - len(set(sequences)) / len(sequences) if sequences else None
+    """Share of a completion's sequences of four words (seq-rep-4 of Welleck et al., arXiv:1908.04319) that occur earlier in
+    it; None where it has too few."""
+    sequences = len(words) - 3
+    if sequences <= 0:
+        return None
+    return 1 - len(set(zip(words, words[1:], words[2:], words[3:], strict=False))) / sequences
 
 
 def _length_bias(rewards: Sequence[float], texts: Sequence[str]) -> dict[str, float]:

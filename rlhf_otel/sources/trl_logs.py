@@ -21,6 +21,7 @@ EVALUATION_PREFIX: Final = "eval_"
 _REWARD_FUNCTION: Final = re.compile(
     r"(?:self_distillation/)?rewards/(?P<name>.+?)(?:/(?P<what>mean|std))?\Z", re.DOTALL
 )
+_NO_NUMBERS: Final = (bool, str, bytes)
 _UNKNOWN: Final = (math.nan, math.nan)
 _SPEED: Final = re.compile(r"(runtime|samples_per_second|steps_per_second|model_preparation_time)\Z")
 
@@ -150,7 +151,7 @@ def as_number(raw: Any) -> float | None:
     would wait."""
     if type(raw) is float:
         return raw
-    if raw is None or isinstance(raw, bool | str | bytes):
+    if raw is None or isinstance(raw, _NO_NUMBERS):
         return None
     if getattr(getattr(raw, "device", None), "type", "cpu") != "cpu":
         return None

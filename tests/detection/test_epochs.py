@@ -17,10 +17,12 @@ FINITE = st.floats(-1e6, 1e6)
 
 
 def summary(values: list[float]) -> dict[str, object]:
-    course = Course(values[0])
+    epochs = Epochs()
     for step, value in enumerate(values, 1):
-        course.observe(step, value)
-    return course.summary()
+        epochs.observe(0.5, step, {"reward": value})
+    said = epochs.end()
+    assert said is not None
+    return said["signals"]["reward"]
 
 
 def autocorrelated(rng: random.Random, steps: int, memory: float = 0.8) -> list[float]:
@@ -111,6 +113,22 @@ def test_epochs_end_where_they_do() -> None:
     assert last is not None
     assert (last["epoch"], last["first_step"], last["step"]) == (2, 9, 10)
     assert epochs.end() is None
+
+
+@given(st.lists(st.none() | st.floats(), min_size=2, max_size=100))
+def test_steps_without_a_finite_value_are_left_out(values: list[float | None]) -> None:
+    epochs = Epochs()
+    same: dict[str, float | None] = {}
+    for step, value in enumerate(values, 1):
+        same["reward"] = value
+        epochs.observe(0.5, step, same)
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    said = epochs.end()
+
+    assert said is not None
+    assert said["steps"] == len(values)
+    found = {name: (one["count"], one["min"], one["max"]) for name, one in said["signals"].items()}
+    assert found == ({"reward": (len(finite), min(finite), max(finite))} if finite else {})
 
 
 def test_epochs_of_a_single_step_are_not_repeated() -> None:

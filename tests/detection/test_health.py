@@ -11,10 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_otel.catalogue.health import ASPECTS, AT_THRESHOLD, AT_WORST, LEFT_OUT
-from rlhf_otel.catalogue.rules import RULE_BY_NAME, RULES, Comparison, Rule, RuleClass, Severity
+from rlhf_otel.catalogue.health import ASPECTS, AT_THRESHOLD, AT_WORST, LEFT_OUT, NEAR, health_of
+from rlhf_otel.catalogue.rules import (
+    RULE_BY_NAME,
+    RULES,
+    Comparison,
+    NonFinite,
+    Rule,
+    RuleClass,
+    Severity,
+    Statistic,
+)
+from rlhf_otel.catalogue.signals import SIGNAL_BY_NAME
+from rlhf_otel.detection.closeness import closeness, harmless
+from rlhf_otel.detection.conditions import statistic_of
 from rlhf_otel.detection.detector import Detector, Verdict
-from rlhf_otel.detection.health import HealthScores, aspect_of, closeness, damage
+from rlhf_otel.detection.health import HealthScores, aspect_of, damage
 from rlhf_otel.records import Health, Statistics
 
 IN_PROCESS = [rule for rule in RULES if rule.rule_class is not RuleClass.OUTSIDE]
@@ -166,6 +178,149 @@ def test_health_never_rises_as_its_inputs_get_worse(
     for name, health in milder.aspects.items():
         assert 0 <= worse.aspects[name] <= health + 1e-12 <= 1 + 1e-9
     assert (worse.overall or 0.0) <= (milder.overall or 0.0) + 1e-12
+
+
+NUMBERS = st.floats() | st.floats(-3.0, 3.0)
+MAYBE = st.none() | NUMBERS
+SIGNALS_COMPARED = sorted(set().union(*(rule.needs for rule in IN_PROCESS)) | set(VALUES))
+RUNS = st.tuples(
+    st.dictionaries(st.sampled_from(SIGNALS_COMPARED), MAYBE),
+    st.dictionaries(
+        st.sampled_from(SIGNALS_COMPARED), st.builds(Statistics, NUMBERS, *[MAYBE] * 6), max_size=30
+    ),
+    st.sets(st.sampled_from([rule.name for rule in IN_PROCESS]), max_size=3),
+)
+
+
+def rule_by_the_formulas(
+    rule: Rule, values: dict[str, float | None], statistics: dict[str, Statistics]
+) -> tuple[float | None, bool]:
+    """How close the rule's conditions are, and whether the rule lacks what it should have."""
+    found, silent = [], False
+    for condition in rule.conditions:
+        if isinstance(condition, NonFinite):
+            return 0.0, False
+        value, known = values.get(condition.signal), statistics.get(condition.signal)
+        if condition.statistic is not Statistic.VALUE:
+            own = math.nan if value is None else value
+            value = None if known is None else statistic_of(known, condition.statistic, own)
+        if value is not None:
+            found.append(closeness(condition, value))
+        elif SIGNAL_BY_NAME[condition.signal].momentary:
+            silent = True
+        else:
+            return None, True
+    return (None if not found else 0.0 if silent else min(found)), False
+
+
+def by_the_formulas(
+    rules: list[Rule], values: dict[str, float | None], statistics: dict[str, Statistics], active: set[str]
+) -> Health:
+    aspects, counted = {}, {}
+    for aspect in ASPECTS:
+        damages, missing = [], 0
+        for rule in rules:
+            if aspect_of(rule) == aspect.name and rule.name not in LEFT_OUT:
+                close, lacking = rule_by_the_formulas(rule, values, statistics)
+                missing += lacking
+                if close is not None or rule.name in active:
+                    damages.append(damage(rule, rule.name in active, close or 0.0))
+        if damages or missing:
+            counted[aspect.name] = len(damages), len(damages) + missing
+        there = [value for name in aspect.essential if (value := values.get(name)) is not None]
+        healths = [value for name in aspect.direct if (value := values.get(name)) is not None]
+        if damages and there:
+            damages += [1 - min(1.0, max(0.0, health)) for health in healths if math.isfinite(health)]
+            damages += [1.0 for value in there if not math.isfinite(value)]
+            aspects[aspect.name] = health_of(damages)
+    read, of = (sum(column) for column in zip((0, 0), *counted.values(), strict=True))
+    return Health(
+        health_of(1 - health for health in aspects.values()) if aspects else None,
+        aspects,
+        read / of if of else 0.0,
+        {name: found / all_ for name, (found, all_) in counted.items()},
+    )
+
+
+@given(st.lists(RUNS, min_size=1, max_size=3))
+def test_scores_are_those_of_the_formulas(
+    steps: list[tuple[dict[str, float | None], dict[str, Statistics], set[str]]],
+) -> None:
+    scores = HealthScores(IN_PROCESS)
+    for values, statistics, active in steps:
+        verdicts = [Verdict(RULE_BY_NAME[name], active=True, total=1) for name in active]
+        assert scores.observe(values, statistics, verdicts) == by_the_formulas(
+            IN_PROCESS, values, statistics, active
+        )
+
+
+STATISTIC = {
+    Statistic.AVERAGE: "average",
+    Statistic.ZSCORE: "zscore",
+    Statistic.RATIO: "ratio",
+    Statistic.SHIFT: "shift",
+    Statistic.REFERENCE_RATIO: "reference_ratio",
+    Statistic.CUSUM: "cusum",
+}
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in IN_PROCESS if rule.rule_class is RuleClass.LEVEL], ids=lambda rule: rule.name
+)
+def test_scores_are_those_of_the_formulas_where_a_level_comes_near(rule: Rule) -> None:
+    essential = {
+        name: 1.0 for aspect in ASPECTS if aspect.name == aspect_of(rule) for name in aspect.essential
+    }
+    scores = HealthScores(IN_PROCESS)
+    for close in (0.4, 0.499, 0.501, 0.55, 0.9, 1.1):
+        values: dict[str, float | None] = {**essential}
+        statistics: dict[str, Statistics] = {}
+        for condition in rule.conditions:
+            assert isinstance(condition, Comparison)
+            number = next(filter(math.isfinite, harmless(condition, close)))
+            if condition.statistic is Statistic.VALUE:
+                values[condition.signal] = number
+            else:
+                known = statistics.get(condition.signal, STEADY)
+                statistics[condition.signal] = known._replace(**{STATISTIC[condition.statistic]: number})
+        expected = by_the_formulas(IN_PROCESS, values, statistics, set())
+        assert scores.observe(values, statistics, ()) == expected
+
+
+@pytest.mark.parametrize("momentary", ["weight_sync_failures", "reward_function_errors"])
+def test_what_can_be_judged_follows_from_step_to_step(momentary: str) -> None:
+    scores = HealthScores(IN_PROCESS)
+    for values in (VALUES, VALUES | {momentary: 1.0}, VALUES, VALUES | {"entropy": math.nan}):
+        assert scores.observe(values, {}, ()) == by_the_formulas(IN_PROCESS, values, {}, set())
+
+
+@given(
+    st.builds(
+        Comparison,
+        st.just("reward"),
+        st.sampled_from([Statistic.VALUE, Statistic.RATIO, Statistic.SHIFT]),
+        st.sampled_from(["<", ">"]),
+        st.floats(-1e6, 1e6),
+    ),
+    NUMBERS,
+    st.floats(0.1, 2.0),
+)
+def test_harmless_numbers_come_no_closer(condition: Comparison, value: float, close: float) -> None:
+    low, high = harmless(condition, close)
+    if low <= value <= high:
+        assert closeness(condition, value) <= close * (1 + 1e-9)
+    else:
+        assert math.isnan(value) or closeness(condition, value) >= close * (1 - 1e-9)
+
+
+@given(st.floats(allow_nan=False))
+def test_a_ratio_may_be_compared_with_a_negative_threshold(ratio: float) -> None:
+    below = Comparison("reward", Statistic.RATIO, "<", -0.5)
+    rule = replace(RULE_BY_NAME["RewardDrift"], name="Mine", conditions=(below,))
+    assert rule.rule_class is RuleClass.LEVEL
+    steady = STEADY._replace(ratio=ratio)
+    reward = scored(rules=[rule], reward=steady).aspects["reward"]
+    assert (reward == 1.0) == (ratio >= -NEAR * 0.5)
 
 
 def test_severities_do_not_overlap() -> None:

@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from otlp_receiver import wait_until
 from tiny import build_trainer, variety
 from transformers import TrainerCallback
 
@@ -207,12 +208,19 @@ def exits(folder: Path) -> None:
 
 def vanish(folder: Path) -> None:
     """``os._exit`` in a callback: no handler runs."""
-    train(folder, Strike(lambda _: os._exit(4)))
+    train(folder, Strike(lambda _: (_until_something_is_written(folder), os._exit(4))))
 
 
 def kill(folder: Path) -> None:
     """SIGKILL."""
-    train(folder, Strike(lambda _: os.kill(os.getpid(), signal.SIGKILL)))
+    train(
+        folder, Strike(lambda _: (_until_something_is_written(folder), os.kill(os.getpid(), signal.SIGKILL)))
+    )
+
+
+def _until_something_is_written(folder: Path) -> None:
+    """No handler will run: what waits for the background thread is lost, and at first that is everything."""
+    wait_until(lambda: any(file.stat().st_size for file in (folder / "journal").glob("journal-*")))
 
 
 def terminate(folder: Path) -> None:
