@@ -6,9 +6,8 @@ start, and what may be absent is asked for only where it can be there.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from time import perf_counter_ns
+from time import perf_counter_ns, time_ns
 from typing import Any, Final
 
 from rlhf_otel import faults
@@ -18,7 +17,7 @@ from rlhf_otel.sources.groups import Generation, buffers_of, group_size_of, last
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
 from rlhf_otel.sources.reward_functions import RewardFunctionCounts
 from rlhf_otel.sources.scalars import Reading, ScalarReader
-from rlhf_otel.sources.step_metrics import Held, StepMetrics
+from rlhf_otel.sources.step_metrics import StepMetrics
 
 _tuple: Final = tuple.__new__
 """Makes a named tuple in a third of the time that calling its class takes."""
@@ -81,9 +80,26 @@ class StepRecorder:
             self._skipped += 1
 
     def end_step(self, step: int, epoch: float | None) -> RawStep:
-        """What there is of the step that ends now; the next begins."""
-        now, functions = perf_counter_ns(), self._functions
-        held, generation = self._take_lists() if self._has_lists else (None, None)
+        """What there is of the step that ends now; the next begins. A source that raises loses its own values and not
+        the step."""
+        now, functions, metrics = perf_counter_ns(), self._functions, self._metrics
+        held = generation = None
+        readings: list[Reading] = []
+        if self._has_lists:
+            try:
+                held = metrics.take()
+            except Exception as error:  # noqa: BLE001 - faults logs it
+                faults.handle("sources", error, "reading the trainer's lists")
+            try:
+                if metrics.generated and self._buffers:
+                    weights = getattr(self._trainer, "reward_weights", None)
+                    generation = last_generation(self._buffers, weights, self._group_size, self._samples)
+            except Exception as error:  # noqa: BLE001 - faults logs it
+                faults.handle("sources", error, "reading groups")
+        try:
+            readings = self._scalars.take()
+        except Exception as error:  # noqa: BLE001 - faults logs it
+            faults.handle("sources", error, "reading scalars")
         raw = _tuple(
             RawStep,
             (
@@ -91,9 +107,9 @@ class StepRecorder:
                 epoch,
                 self._step_start_ns,
                 now,
-                time.time_ns(),
+                time_ns(),
                 held,
-                self._take_scalars(),
+                readings,
                 self._learning_rate,
                 generation,
                 functions.take_nonfinite() if functions.fresh_nonfinite else _NONE,
@@ -109,26 +125,3 @@ class StepRecorder:
         self._telemetry_ns += done - now
         self._phases.add("telemetry", now, done)
         return raw
-
-    # A source that raises loses its own values and not the step.
-
-    def _take_lists(self) -> tuple[Held | None, Generation | None]:
-        held = generation = None
-        try:
-            held = self._metrics.take()
-        except Exception as error:  # noqa: BLE001 - faults logs it
-            faults.handle("sources", error, "reading the trainer's lists")
-        try:
-            if self._metrics.generated and self._buffers:
-                weights = getattr(self._trainer, "reward_weights", None)
-                generation = last_generation(self._buffers, weights, self._group_size, self._samples)
-        except Exception as error:  # noqa: BLE001 - faults logs it
-            faults.handle("sources", error, "reading groups")
-        return held, generation
-
-    def _take_scalars(self) -> list[Reading]:
-        try:
-            return self._scalars.take()
-        except Exception as error:  # noqa: BLE001 - faults logs it
-            faults.handle("sources", error, "reading scalars")
-            return []
