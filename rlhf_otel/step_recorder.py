@@ -13,7 +13,7 @@ from typing import Any, Final
 from rlhf_otel import faults
 from rlhf_otel.assembly import RawStep
 from rlhf_otel.records import Rollouts
-from rlhf_otel.sources.groups import Generation, buffers_of, group_size_of, last_generation
+from rlhf_otel.sources.groups import buffers_of, group_size_of, last_generation
 from rlhf_otel.sources.phases import OpenInterval, PhaseRecorder
 from rlhf_otel.sources.reward_functions import RewardFunctionCounts
 from rlhf_otel.sources.scalars import Reading, ScalarReader

@@ -20,9 +20,8 @@ class TimedBatches:
 
     __slots__ = ("_batches", "_begin", "_end")
 
-    def __init__(self, batches: Iterator[Any], recorder: PhaseRecorder) -> None:
-        self._batches = batches
-        self._begin, self._end = recorder.begin, recorder.end
+    def __init__(self, batches: Iterator[Any], begin: Function, end: Function) -> None:
+        self._batches, self._begin, self._end = batches, begin, end
 
     def __iter__(self) -> TimedBatches:
         return self
@@ -49,7 +48,7 @@ def timed(recorder: PhaseRecorder, original: Function) -> Function:
         opened = begin("other", METHOD)
         try:
             if hasattr(batches, "__next__"):
-                batches = TimedBatches(batches, recorder)
+                batches = TimedBatches(batches, begin, end)
             result = original(batches, *args, **kwargs)
         except BaseException:
             end(opened, True)

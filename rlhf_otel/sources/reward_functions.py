@@ -9,12 +9,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from rlhf_otel import faults
 from rlhf_otel.sources.trl_logs import as_number
-
-_NUMBERS: Final = (float, int)
 
 
 class RewardFunctionCounts:
@@ -88,14 +86,14 @@ class RewardFunctionCounts:
                 self._raised(name)
                 raise
             # Nearly always they are finite numbers, and then so is their sum: no closer look is needed.
-            total: Any = None
             try:
                 if type(rewards) is list:
-                    total = sum(rewards)
+                    total = sum(rewards, 0.0)
+                    if type(total) is float and total - total == 0.0:
+                        return rewards
             except Exception:  # noqa: BLE001, S110 - None, tensors of several devices, arrays of several shapes
                 pass
-            if type(total) not in _NUMBERS or total - total != 0:
-                observe(name, rewards)
+            observe(name, rewards)
             return rewards
 
         return Observed(functools.wraps(function)(observed))
