@@ -6,8 +6,9 @@ start, and what may be absent is asked for only where it can be there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from time import perf_counter_ns, time_ns
+from time import perf_counter_ns
 from typing import Any, Final
 
 from rlhf_otel import faults
@@ -107,7 +108,7 @@ class StepRecorder:
                 epoch,
                 self._step_start_ns,
                 now,
-                time_ns(),
+                time.time_ns(),
                 held,
                 readings,
                 self._learning_rate,
