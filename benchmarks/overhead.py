@@ -4,8 +4,9 @@
 
 Every callback observes complete runs of the same stub trainer (stub_trainer.py), one run after another in
 this process, interleaved: A B C D A B C D ... The cost of a step is its time with the callback less the median
-step without any, of the same round; so it holds the events, the phases and all wrappers: whatever is done on
-this thread.
+step without any, of the same round and at the same place in a burst (the first step after a pause is the slowest,
+whoever observes it); so it holds the events, the phases and all wrappers: whatever is done on this thread. The
+trainer without any callback runs twice a round: what its second run "costs" is the scatter of the machine.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean, median, quantiles
 from typing import Any, Final, NamedTuple
@@ -153,11 +155,12 @@ class Result:
     others: list[float] = field(default_factory=list)
     background: list[float] = field(default_factory=list)
 
-    def add(self, run: Measured, bare: Cost) -> None:
-        """Take one run, less the bare trainer's median step of its round."""
-        wall = [(cost.wall - bare.wall) / 1e3 for cost in run.costs]
+    def add(self, run: Measured, bare: Sequence[Cost]) -> None:
+        """Take one run, less the bare trainer's median steps of its round, place by place."""
+        pairs = list(zip(run.costs, cycle(bare), strict=False))
+        wall = [(cost.wall - usual.wall) / 1e3 for cost, usual in pairs]
         self.wall += wall
-        self.cpu += [(cost.cpu - bare.cpu) / 1e3 for cost in run.costs]
+        self.cpu += [(cost.cpu - usual.cpu) / 1e3 for cost, usual in pairs]
         self.by_round.append(median(wall))
         self.others.append(run.others_us)
         self.background.append(run.background_us)
@@ -182,7 +185,7 @@ def measure(contestants: Sequence[Peer], extent: Extent, cold: bool) -> dict[str
     """All peers, round after round."""
     results: dict[str, Result] = {peer.name: Result() for peer in contestants}
     for _ in range(extent.rounds):
-        bare = Cost(0, 0)
+        bare = [Cost(0, 0)]
         for peer in contestants:
             if peer.skipped:
                 continue
@@ -197,8 +200,16 @@ def measure(contestants: Sequence[Peer], extent: Extent, cold: bool) -> dict[str
                 continue
             results[peer.name].add(run, bare)
             if peer.name == BARE:
-                bare = Cost(*(int(median(clock)) for clock in zip(*run.costs, strict=True)))
+                bare = medians(run.costs, 1 if cold else BURST)
     return {name: result for name, result in results.items() if result.wall}
+
+
+def medians(costs: Sequence[Cost], places: int) -> list[Cost]:
+    """The median step at each of so many places of a burst; ``costs`` begin with one."""
+    return [
+        Cost(*(int(median(clock)) for clock in zip(*costs[place::places], strict=True)))
+        for place in range(min(places, len(costs)))
+    ]
 
 
 COLUMNS: Final = ("median_us", "p90_us", "p99_us", "mean_us", "cpu_median_us")
@@ -222,7 +233,8 @@ def table(results: dict[str, Result], contestants: Iterable[Peer]) -> str:
 
 NOTE: Final = """\
 Microseconds on the training thread per step: median, 90th and 99th percentile and mean by wall clock, median
-by the thread's CPU clock. The first line is the stub's own step, all others are what the callback adds to it.
+by the thread's CPU clock. The first line is the stub's own step, all others are what the callback adds to it, at the
+same place in a burst; the second line, without a callback as well, is what the machine does to these numbers.
 "elsewhere" is CPU per step of the peer's other threads and processes; ours is nearly all the background
 thread's ({background:.0f} µs by its own clock). The training thread may have to wait for such work when both
 want the interpreter at once, at most that long; that is not in the other columns."""

@@ -17,6 +17,7 @@ from rlhf_otel.callback import calling_trainer
 
 OURS: Final = "rlhf_otel"
 BARE: Final = "no callback"
+AGAIN: Final = "no callback, again"
 FLOOR: Final = "floor: times and log"
 NO_OP: Final = "no-op callback"
 PACKAGES: Final = (
@@ -211,6 +212,7 @@ def peers() -> list[Peer]:
     """In the order in which they run."""
     return [
         Peer(BARE, lambda directory: []),
+        Peer(AGAIN, lambda directory: []),
         Peer(NO_OP, lambda directory: [TrainerCallback()]),
         Peer(FLOOR, _floor, _clean_up_floor),
         Peer(OURS, _ours, clean_up_ours),

@@ -24,7 +24,7 @@ import offline  # noqa: F401  # before what it keeps off the network
 import torch
 from machine import headline, write_report
 from overhead import asked, measure, table
-from peers import BARE, OURS, PACKAGES, FloorCallback, Peer, clean_up_ours, peers
+from peers import AGAIN, BARE, OURS, PACKAGES, FloorCallback, Peer, clean_up_ours, peers
 from stub_trainer import KEYS, PHASES
 from transformers import TrainerCallback
 from trl.extras.profiling import ProfilingContext
@@ -154,6 +154,7 @@ def compared() -> list[Peer]:
     trackers = ("Trackio", "W&B offline", "TensorBoard")
     return [
         Peer(BARE, lambda directory: []),
+        Peer(AGAIN, lambda directory: []),
         Peer(OURS, lambda directory: _ours(directory, 10**9), clean_up_ours),
         Peer(KEPT, lambda directory: _ours(directory, 1), clean_up_ours),
         Peer(NAIVE, _make_naive, lambda: _naive.pop().restore()),

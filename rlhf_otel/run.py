@@ -177,7 +177,7 @@ class Run:
         assert observer is not None
         self._last_step = step
         self.pipeline.submit(observer.step, self.steps.end_step(step, epoch))
-        if self.profiling.due:
+        if self.profiling.capture.due:
             began = perf_counter_ns()
             self.profiling.at_step_end(step)
             self.recorder.add("telemetry", began, perf_counter_ns())

@@ -40,22 +40,18 @@ class RunProfiling:
         self._directory = directory / "profiles"
         self._identity = identity
         self._note = note
-        self._capture = Profiling(self._directory, submit, identity().rank)
-        self.at_step_end, self.close_capture = self._capture.at_step_end, self._capture.close
+        self.capture = Profiling(self._directory, submit, identity().rank)
+        """What the training thread asks after each step, without a detour."""
+        self.at_step_end, self.close_capture = self.capture.at_step_end, self.capture.close
         self._desk: Desk | None = None
         self._signal = None if signal_name == "off" else signal.Signals[signal_name]
         self._previous: Any = None
         self._signalled = False
         self._closed = False
 
-    @property
-    def due(self) -> bool:
-        """Whether the training thread has to begin or end a profile, perhaps."""
-        return self._capture.due
-
     def ask(self, steps: int, why: str, finish: Finish) -> None:
         """Any thread: profile the next steps, and tell ``finish`` what came of it."""
-        self._capture.ask(steps, partial(self._finished, why, finish))
+        self.capture.ask(steps, partial(self._finished, why, finish))
 
     # --- on the training thread
 
@@ -92,7 +88,7 @@ class RunProfiling:
 
     def observe(self, record: StepRecord) -> None:
         """A step has ended: see whether it was profiled, and whether anybody wants a profile."""
-        record.profile = self._capture.path_of(record.step)
+        record.profile = self.capture.path_of(record.step)
         if self._signalled:
             self._signalled = False
             self.ask(SIGNALLED_STEPS, "signal", _unheard)

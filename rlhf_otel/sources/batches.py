@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from rlhf_otel.sources import wrapping
 from rlhf_otel.sources.phases import PhaseRecorder
 from rlhf_otel.sources.wrapping import Function
 
@@ -19,24 +18,22 @@ METHOD: Final = "get_batch_samples"
 class TimedBatches:
     """An iterator over the same batches, each of which is timed as it is read."""
 
-    __slots__ = ("_batches", "_recorder")
+    __slots__ = ("_batches", "_begin", "_end")
 
-    def __init__(self, batches: Iterator[Any], recorder: PhaseRecorder) -> None:
-        self._batches = batches
-        self._recorder = recorder
+    def __init__(self, batches: Iterator[Any], begin: Function, end: Function) -> None:
+        self._batches, self._begin, self._end = batches, begin, end
 
     def __iter__(self) -> TimedBatches:
         return self
 
     def __next__(self) -> Any:
-        recorder = self._recorder
-        opened = recorder.begin("data")
+        opened = self._begin("data")
         try:
             batch = next(self._batches)
         except BaseException as error:
-            recorder.end(opened, not isinstance(error, StopIteration))
+            self._end(opened, not isinstance(error, StopIteration))
             raise
-        recorder.end(opened)
+        self._end(opened)
         return batch
 
     def __getattr__(self, name: str) -> Any:
@@ -45,10 +42,18 @@ class TimedBatches:
 
 def timed(recorder: PhaseRecorder, original: Function) -> Function:
     """``get_batch_samples``, whose first argument is the iterator that it reads."""
+    begin, end = recorder.begin, recorder.end
 
     def get_batch_samples(batches: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(
-            TimedBatches(batches, recorder) if hasattr(batches, "__next__") else batches, *args, **kwargs
-        )
+        opened = begin("other", METHOD)
+        try:
+            if hasattr(batches, "__next__"):
+                batches = TimedBatches(batches, begin, end)
+            result = original(batches, *args, **kwargs)
+        except BaseException:
+            end(opened, True)
+            raise
+        end(opened)
+        return result
 
-    return wrapping.timed(recorder, "other", get_batch_samples, METHOD)
+    return get_batch_samples

@@ -7,7 +7,6 @@ reading the lists themselves at the end of each step does not.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from operator import is_
 from typing import Any, Final
 
 from rlhf_otel import faults
@@ -24,8 +23,6 @@ Held = Single | Grown
 
 _HOLDERS: Final = ("_metrics", "_stored_metrics")
 """Attributes that hold lists under "train": most trainers, and CPO, ORPO, BCO."""
-_WITNESSES: Final = 2
-"""Lists that tell whether a trainer has cleared its dict: one more than TRL replaces while it goes on (``num_tokens``)."""
 
 
 class StepMetrics:
@@ -66,9 +63,13 @@ class StepMetrics:
         held = self._lists()
         lists = list(held.values())
         before, self._before = self._before, lists
-        self._look_for_rewards(held.get("reward"))
-        # The lists of a dict that was not cleared are where they were in it.
-        if not any(map(is_, lists, before[:_WITNESSES])):
+        rewards = held.get("reward")
+        seen = self._rewarded if rewards is self._rewards else 0
+        self._rewards, self._rewarded = rewards, 0 if rewards is None else len(rewards)
+        self.generated = self._rewarded > seen
+        # The lists of a dict that was not cleared are where they were in it. Two tell: TRL replaces one of them
+        # while it goes on (``num_tokens``).
+        if len(lists) > 1 < len(before) and lists[0] is not before[0] and lists[1] is not before[1]:
             try:
                 values = [value for (value,) in lists]
             except ValueError:  # one of them has none, or several
@@ -79,11 +80,6 @@ class StepMetrics:
         known = [1] * len(before) if self._lengths is None else self._lengths
         self._lengths = list(map(len, lists))
         return list(held), lists, self._lengths, before, known
-
-    def _look_for_rewards(self, rewards: list[Any] | None) -> None:
-        seen = self._rewarded if rewards is self._rewards else 0
-        self._rewards, self._rewarded = rewards, 0 if rewards is None else len(rewards)
-        self.generated = self._rewarded > seen
 
     def appended(self, held: Held) -> list[Appended]:
         """What a step appended; keys without a new value are absent."""
