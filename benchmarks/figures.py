@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from machine import described
+
 
 class Figure(NamedTuple):
     """One line."""
@@ -31,11 +33,15 @@ def of_report(report: dict[str, Any] | None) -> list[Figure]:
     return [Figure(*one) for one in (report or {}).get("figures", ())]
 
 
-def markdown(found: dict[str, list[Figure]]) -> str:
-    """A table for each benchmark."""
+def markdown(reports: dict[str, dict[str, Any] | None]) -> str:
+    """A table for each benchmark that has left a report."""
     parts = []
-    for name, figures in found.items():
-        rows = "".join(f"| {one.what} | {one.measured} | {one.target} | {one.verdict} |\n" for one in figures)
+    for name, report in reports.items():
+        rows = "".join(
+            f"| {one.what} | {one.measured} | {one.target} | {one.verdict} |\n" for one in of_report(report)
+        )
         head = "| what | measured | target | |\n| --- | --- | --- | --- |\n"
-        parts.append(f"## {name}\n\n`python benchmarks/{name}.py`\n\n{head}{rows}")
+        if report:
+            where = described(report["machine"])
+            parts.append(f"## {name}\n\n`python benchmarks/{name}.py` on {where}\n\n{head}{rows}")
     return "\n".join(parts)

@@ -36,7 +36,11 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def headline() -> str:
     """One line about the machine."""
-    it = machine()
+    return described(machine())
+
+
+def described(it: Mapping[str, Any]) -> str:
+    """One line about a :func:`machine`."""
     return f"{it['cores']} x {it['processor']}, Python {it['python']}, load {it['load_1min']}"
 
 

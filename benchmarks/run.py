@@ -3,7 +3,8 @@
     python benchmarks/run.py [NAME ...] [--quick] [--json bench.json] [--markdown docs/performance.md]
 
 Each is a script of its own, with its own output and its own targets; an exit status other than 0 says that one was
-missed. Without names all run but those that take hours or need recorded runs, which ``README.md`` lists.
+missed. Without names all run but those that take hours or need recorded runs, which ``README.md`` lists. With names the
+others stay in the file as they were measured before, so that a table can be made in several sittings.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ PREFACE: Final = """\
 <!-- Written by `python benchmarks/run.py --markdown docs/performance.md`. -->
 # Performance
 
-What telemetry costs, as printed on one machine: {headline}, {packages}. Figures depend on the machine and on
-what else runs on it: `make bench` prints this table for yours, and [benchmarks](../benchmarks/README.md) says how each is
-measured. Peers stand beside it, the cheapest first; what was promised has a target, and what was missed says so.
+What telemetry costs, with {packages}. Figures depend on the machine, which each table names, and on what else runs on it:
+`make bench` prints these tables for yours, and [benchmarks](../benchmarks/README.md) says how each is measured. Peers stand
+beside it, the cheapest first; what was promised has a target, and what was missed says so.
 
 """
 
@@ -84,22 +85,31 @@ def main() -> int:
     if unknown := sorted(set(names) - DEFAULT.keys()):
         parser.error(f"unknown: {', '.join(unknown)}")
 
-    where = headline()
-    print(where)
+    print(headline())
     found = {name: run(name, DEFAULT[name], arguments.quick) for name in names}
-    figures = {name: of_report(one["report"]) for name, one in found.items()}
     print()
     for name, one in found.items():
         print(f"{name}: {'met' if one['status'] == 0 else 'missed'}, {one['seconds']:.0f} s")
-        print("".join(f"  {_line(figure)}\n" for figure in figures[name]), end="")
-    whole = {"machine": machine(), "versions": versions(PACKAGES), "benchmarks": found}
-    arguments.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        print("".join(f"  {_line(figure)}\n" for figure in of_report(one["report"])), end="")
+    whole = {**(_measured_before(arguments.json) if arguments.names else {}), **found}
+    whole = {name: whole[name] for name in DEFAULT if name in whole}
+    report = {"machine": machine(), "versions": versions(PACKAGES), "benchmarks": whole}
+    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"all numbers: {arguments.json}")
     if arguments.markdown:
         packages = ", ".join(f"{name} {version}" for name, version in versions(PACKAGES).items())
-        page = PREFACE.format(headline=where, packages=packages) + markdown(figures)
+        page = PREFACE.format(packages=packages) + markdown(
+            {name: one["report"] for name, one in whole.items()}
+        )
         arguments.markdown.write_text(page, encoding="utf-8")
     return 1 if any(one["status"] for one in found.values()) else 0
+
+
+def _measured_before(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
+    return found
 
 
 if __name__ == "__main__":
