@@ -28,9 +28,14 @@ else:
     bf16 = _one_pass.bf16
 
 
+def is_known(dtype: DType) -> bool:
+    """Whether the kernel is there and knows the type."""
+    return bf16 is not None and dtype.name == "BF16"
+
+
 def moments_of(dtype: DType, raw: Bytes) -> Moments | None:
     """None where the kernel is not there or does not know the type, or where sums do not tell."""
-    if bf16 is None or dtype.name != "BF16" or not len(raw):
+    if bf16 is None or not is_known(dtype) or not len(raw):
         return None
     total, square, low, high, zeros = bf16(raw)
     return of_sums(len(raw) // 2, Glance(low, high, zeros), total, square)
