@@ -24,9 +24,9 @@ def hook() -> Any:
 
 
 def compiled(folder: Path) -> Any:
-    """The kernel's function."""
+    """The kernel."""
     made = hook().compiled(ROOT / "rlhf_otel" / "checkpoints" / "one_pass.c", folder / "_one_pass.abi3.so")
-    return module_of("_one_pass", made).bf16
+    return module_of("_one_pass", made)
 
 
 def module_of(name: str, path: Path) -> ModuleType:

@@ -1,4 +1,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def bf16(codes: NDArray[np.uint8] | bytes, /) -> tuple[float, float, float, float, int]: ...
+_Found = tuple[float, float, float, float, int]
+
+def bf16(codes: NDArray[np.uint8] | bytes, /) -> _Found: ...
+def bf16_in_file(
+    descriptor: int, start: int, size: int, room: NDArray[np.uint8] | bytearray, /
+) -> _Found: ...

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlhf_otel.checkpoints.dtypes import DTYPES
-from rlhf_otel.checkpoints.stored import StoredTensor, read_at
+from rlhf_otel.checkpoints.stored import Place, StoredTensor, read_at
 from rlhf_otel.errors import CheckpointError, TruncatedCheckpoint
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -100,7 +100,8 @@ def _entry(name: str, entry: Any, path: Path, opened: OpenFile, start: int) -> t
     sizes = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(size) is int and size >= 0 for size in sizes):
         raise CheckpointError(f"{path}: {name!r} has the impossible shape or offsets {entry!r:.80}")
-    tensor = StoredTensor(name, DTYPES[dtype], tuple(shape), path, _reader(opened, start + begin, path))
+    read, place = _reader(opened, start + begin, path), Place(opened.descriptor, start + begin)
+    tensor = StoredTensor(name, DTYPES[dtype], tuple(shape), path, read, place)
     bits = math.prod(shape) * DTYPES[dtype].bits
     if end - begin != tensor.bytes or bits % 8:
         raise CheckpointError(

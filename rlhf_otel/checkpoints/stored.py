@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_otel.checkpoints.dtypes import DType
 from rlhf_otel.errors import CheckpointError
@@ -22,6 +22,14 @@ ReadBytes = Callable[[int, "Bytes"], None]
 """Fills a buffer with the tensor's bytes from an offset on. Raises CheckpointError."""
 
 
+class Place(NamedTuple):
+    """Where a tensor's bytes lie one after another."""
+
+    descriptor: int
+    """Of the file, which is open as long as the tensor is referred to."""
+    start: int
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """One tensor of a checkpoint. Nothing of it is in memory."""
@@ -31,6 +39,8 @@ class StoredTensor:
     shape: tuple[int, ...]
     file: Path
     read: ReadBytes
+    place: Place | None = None
+    """None where they are not in a file as they are."""
 
     @property
     def count(self) -> int:

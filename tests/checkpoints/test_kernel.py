@@ -142,6 +142,36 @@ def test_what_is_no_codes_is_refused(native: Callable[..., Any], wrong: Any, err
         native(wrong)
 
 
+@pytest.mark.parametrize("room", [4, 6, 2 * BLOCK + 7, 1 << 18])
+@pytest.mark.parametrize("size", [1, 3, BLOCK + 1, 3 * BLOCK + 2])
+def test_of_a_file_it_says_what_it_says_of_memory(
+    native: Callable[..., Any], native_in_file: Callable[..., Any], tmp_path: Path, room: int, size: int
+) -> None:
+    some = np.random.default_rng(size).integers(0x3C00, 0x3E00, size, np.uint16)
+    some[size // 2] = 0x8000
+    file = tmp_path / "weights"
+    file.write_bytes(b"before!" + some.tobytes() + b"\xff\xff\xff")
+    with file.open("rb") as opened:
+        found = native_in_file(opened.fileno(), 7, 2 * size, bytearray(room))
+    assert found == pytest.approx(native(some), rel=1e-6)
+
+
+def test_a_file_that_cannot_be_read_is_an_error(native_in_file: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(10))
+    with file.open("rb") as opened:
+        descriptor = opened.fileno()
+        with pytest.raises(EOFError, match="ends before"):
+            native_in_file(descriptor, 0, 12, bytearray(4))
+        for start, size, room in ((0, 0, 4), (0, 3, 4), (0, -2, 4), (-2, 2, 4), (0, 2, 3)):
+            with pytest.raises(ValueError, match="whole codes"):
+                native_in_file(descriptor, start, size, bytearray(room))
+        with pytest.raises(TypeError):
+            native_in_file(descriptor, 0, 2, bytes(4))
+    with pytest.raises(OSError, match="descriptor"):
+        native_in_file(descriptor, 0, 2, bytearray(4))
+
+
 def test_other_threads_go_on_meanwhile(native: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread is made to give way here: others get their turn while the kernel runs, or not at all."""
     interval = sys.getswitchinterval()

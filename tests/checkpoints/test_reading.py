@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from rlhf_otel.checkpoints import inspect, measuring, pickles
 from rlhf_otel.checkpoints.contents import open_checkpoint
 from rlhf_otel.checkpoints.dtypes import DTYPES, decode
-from rlhf_otel.checkpoints.measuring import KERNEL_CHUNK, numbers_of
+from rlhf_otel.checkpoints.measuring import CHUNK, numbers_of
 from rlhf_otel.errors import CheckpointError, TruncatedCheckpoint, UnsafePickle
 
 TYPES = {
@@ -54,9 +54,7 @@ def test_all_codes_of_a_small_type_are_decoded_as_torch_does(name: str) -> None:
 @pytest.mark.parametrize("name", TYPES)
 def test_statistics_are_those_of_torch_in_double_precision(name: str, way: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(3)
-    values = (torch.randn(KERNEL_CHUNK + 1001, generator=generator, dtype=torch.float64) * 0.5 + 0.1).to(
-        TYPES[name]
-    )
+    values = (torch.randn(CHUNK + 1001, generator=generator, dtype=torch.float64) * 0.5 + 0.1).to(TYPES[name])
     values[5:9] = 0.0
     save_file({"w": values}, tmp_path / "model.safetensors")
     (weight,) = inspect(tmp_path).weights
