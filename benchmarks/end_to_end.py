@@ -44,8 +44,9 @@ from rlhf_otel.demo import language
 TARGET: Final = 0.005
 """Upper bound of the slow-down that is allowed, as a share of the step."""
 STEP_S: Final = 0.060
-SETTLE: Final = 2
-"""Steps of a turn that don't count: the first holds what it takes to add the callback or to take it away."""
+SETTLE: Final = 12
+"""Steps of a turn that don't count: they hold what it takes to add the callback or to take it away, and what the background
+thread does once in a run, some tenths of a second after its beginning."""
 FEW_TOKENS, MANY_TOKENS = 4, 48
 Z95: Final = NormalDist().inv_cdf(0.975)
 
