@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rlhf_otel.catalogue.rules import COMPARED, Severity
 from rlhf_otel.catalogue.spans import Outcome, StepKind
+
+make_tuple: Final = tuple.__new__
+"""Makes a named tuple, of its class and all of its fields, in a third of the time that calling the class takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,10 @@ from itertools import combinations
 from operator import mul
 from typing import Any, Final, NamedTuple
 
+from rlhf_otel.records import make_tuple
+
 TOLERANCE: Final = 1e-6
 """Relative spread of a group's rewards below which float32 rounding explains it."""
-
-_tuple: Final = tuple.__new__
-"""Makes a named tuple in a third of the time that calling its class takes."""
-
 MAX_COMPARED: Final = 32
 """Reward functions that are compared with one another: as many as have series of their own."""
 
@@ -56,7 +54,7 @@ def last_generation(
         return None
     by_function = list(map(list, rewards.values()))
     completions = list(buffers.get("completion") or ()) if samples else ()
-    return _tuple(Generation, (by_function, weights, group_size, list(rewards), completions))
+    return make_tuple(Generation, (by_function, weights, group_size, list(rewards), completions))
 
 
 def zero_advantage_ratio(rewards: Sequence[float], group_size: int) -> float | None:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
 from rlhf_otel.catalogue.spans import ABSORBING, HEARD_AS, PHASES
-from rlhf_otel.records import DeviceTimes, PhaseInterval
+from rlhf_otel.records import DeviceTimes, PhaseInterval, make_tuple
 
 MAX_PHASES: Final = 10_000
 """Phases kept of one step; of others only the time counts (a step may call 100,000 reward functions)."""
@@ -27,8 +27,6 @@ OpenInterval = tuple[str, str, int, Any, bool]
 it (an ``OpenInterval`` or None), and whether it is the training thread's. The same phase is the same object.
 Plain tuples here: a named one takes four times as long to make."""
 
-_tuple: Final = tuple.__new__
-"""Makes a named tuple in a third of the time that calling its class takes."""
 
 _Ended = list[Any]
 """What has ended, three entries each, which are added at once and make no object that another thread would free:
@@ -353,7 +351,7 @@ def nest(intervals: Iterable[Interval]) -> list[PhaseInterval]:
         phase, detail, start, parent, _ = opened
         position[id(opened)] = len(nested)
         inside = position.get(id(parent), -1) if parent is not None else -1
-        nested.append(_tuple(PhaseInterval, (phase, detail, start, end, inside, exclusive, failed)))
+        nested.append(make_tuple(PhaseInterval, (phase, detail, start, end, inside, exclusive, failed)))
     return nested
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import time
@@ -12,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from rlhf_otel.checkpoints import kernel
+from rlhf_otel.checkpoints.contents import open_checkpoint
 from rlhf_otel.checkpoints.dtypes import DTYPES, decode
 from rlhf_otel.checkpoints.measuring import measure
 from rlhf_otel.checkpoints.statistics import Moments
@@ -154,6 +158,45 @@ def test_of_a_file_it_says_what_it_says_of_memory(
     with file.open("rb") as opened:
         found = native_in_file(opened.fileno(), 7, 2 * size, bytearray(room))
     assert found == pytest.approx(native(some), rel=1e-6)
+
+
+@pytest.fixture
+def between_others(
+    native_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> tuple[StoredTensor, Codes]:
+    """A tensor that lies between two others in a file, and its codes; the kernel is the one of now."""
+    for function in ("bf16", "bf16_in_file"):
+        monkeypatch.setattr(kernel, function, getattr(native_module, function))
+    some = np.random.default_rng(7).integers(0x3C00, 0x3E00, 3 * BLOCK + 1, np.uint16)
+    file = tmp_path / "model.safetensors"
+    parts = {"a": np.full(5, 0x4F00, np.uint16), "b": some, "c": np.full(5, 0x4F00, np.uint16)}
+    torch_parts = {name: torch.from_numpy(codes).view(torch.bfloat16) for name, codes in parts.items()}
+    save_file(torch_parts, file)
+    return next(tensor for tensor in open_checkpoint(file).tensors if tensor.name == "b"), some
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 3 * BLOCK + 1), (0, 1), (BLOCK + 1, 2 * BLOCK), (3, 3 * BLOCK + 1)]
+)
+def test_it_reads_just_the_numbers_that_are_asked_for(
+    between_others: tuple[StoredTensor, Codes], start: int, stop: int
+) -> None:
+    tensor, some = between_others
+    numbers = exactly(some[start:stop])
+    found = kernel.moments_in_file(tensor, start, stop, np.empty(1000, np.uint8))
+    if stop - start == 1:
+        assert found is None  # no spread: the deviations themselves have to be looked at
+        return
+    assert found is not None
+    assert (found.size, found.low, found.high) == (len(numbers), numbers.min(), numbers.max())
+    assert (found.mean, found.std) == pytest.approx((numbers.mean(), numbers.std()), rel=1e-4)
+
+
+def test_a_file_that_became_shorter_is_told(between_others: tuple[StoredTensor, Codes]) -> None:
+    tensor, _ = between_others
+    os.truncate(tensor.file, tensor.file.stat().st_size // 2)
+    (found,) = measure([(tensor, None)])
+    assert "became shorter" in found.error
 
 
 def test_a_file_that_cannot_be_read_is_an_error(native_in_file: Callable[..., Any], tmp_path: Path) -> None:
