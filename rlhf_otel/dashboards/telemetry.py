@@ -101,7 +101,7 @@ SCRAPES: Final = Section(
             "short",
             (
                 Query(
-                    'max by (rank, instance) (rlhf_process_start_time_seconds * 0 + on (job, instance) group_left () up{job=~"$job"})',
+                    'max by (rank, instance) (rlhf_process_start_time_seconds * 0 + on (job, instance) group_left () max by (job, instance) (up{job=~"$job"}))',
                     "Target",
                 ),
                 Query(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -242,3 +243,36 @@ def test_without_the_sdk_everything_else_is_generated() -> None:
         "assert 'alerts/rlhf.rules.yaml' in names and not any(n.startswith('grafana/dashboards') for n in names)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_a_port_that_serves_one_run_after_another_is_one_target(tmp_path: Path) -> None:
+    """For some seconds Prometheus knows the target by its old labels and by its new ones."""
+    (expression,) = (
+        one for one in expressions(read(ROOT / "grafana/dashboards/rlhf-telemetry.json")) if "up{" in one
+    )
+    target = 'job="rlhf", instance="host:1"'
+    series = {
+        f'up{{{target}, run_id="before", rank="0"}}': "1 1",
+        f'up{{{target}, run_id="now", rank="0"}}': "1 1",
+        f'rlhf_process_start_time_seconds{{{target}, run_id="now", rank="0"}}': "7 7",
+    }
+    asked = expression
+    for name, chosen in {"$job": ".+", "$run": "now", "$rank": ".+"}.items():
+        asked = asked.replace(name, chosen)
+    case = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": asked,
+                "eval_time": "15s",
+                "exp_samples": [{"labels": '{rank="0", instance="host:1"}', "value": 1}],
+            }
+        ],
+    }
+    (tmp_path / "case.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": [case]}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "case.yaml"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
