@@ -1,6 +1,6 @@
 """What the callback costs a real GRPO run: the same run with it and without, turn by turn, with a confidence interval.
 
-    python benchmarks/end_to_end.py [--turns 300] [--steps 10] [--json FILE] [--quick]
+    python benchmarks/end_to_end.py [--turns 100] [--steps 10] [--json FILE] [--quick]
 
 One real ``GRPOTrainer`` trains a small model on the CPU: some steps with the callback, as many without, without, with ...
 so that whatever else changes the speed of the machine or of the process changes both. (Two processes with the same program
@@ -272,7 +272,7 @@ def _share(found: Estimate) -> str:
 def main() -> int:
     """Measure, print, and fail when an upper bound is above the target."""
     parser = argument_parser(__doc__, quick="two short turns: does it run at all")
-    parser.add_argument("--turns", type=int, default=300, help="of each kind (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=100, help="of each kind (default: %(default)s)")
     parser.add_argument(
         "--steps", type=int, default=10, help="measured steps of a turn (default: %(default)s)"
     )

@@ -255,7 +255,7 @@ def asked(description: str | None, rounds: int, steps: int) -> tuple[argparse.Na
 
 def main() -> int:
     """Measure warm and cold, print, write; fail when ours costs more than it may."""
-    arguments, extent = asked(__doc__, rounds=8, steps=500)
+    arguments, extent = asked(__doc__, rounds=5, steps=500)
     torch.set_num_threads(1)
     for name in (OURS, "rl-doctor"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they find in made-up numbers

@@ -7,6 +7,7 @@ Which families exist, with type, help and labels, is the catalogue's business; `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import Any, Final
 
 from prometheus_client.metrics_core import (
@@ -48,12 +49,12 @@ class RunsCollector(Collector):
             except Exception as error:  # noqa: BLE001 - faults logs it
                 faults.record("exposition", error, f"exposing {metric.name}")
                 continue
-            if family.samples:
+            if family is not None:
                 yield family
 
 
-def _family(metric: Metric, views: Sequence[RunView]) -> Family:
-    family = _EMPTY[metric.type](metric)
+def _family(metric: Metric, views: Sequence[RunView]) -> Family | None:
+    family = None
     per_rank = "rank" in metric.labels
     samples = SAMPLES[metric.name]
     for view in views:
@@ -63,6 +64,8 @@ def _family(metric: Metric, views: Sequence[RunView]) -> Family:
             continue
         head, tail = [_encodable(view.identity.run_id)], [str(view.identity.rank)] if per_rank else []
         for sample in samples(view):
+            if family is None:
+                family = _fresh(metric)
             _ADD[metric.type](family, [*head, *map(_encodable, sample.labels), *tail], sample)
     return family
 
@@ -71,6 +74,13 @@ def _encodable(label: str) -> str:
     """Half of a surrogate pair, in a log key, a function's name or a path, cannot be encoded; and what a control character
     does is nobody's name."""
     return label if label.isascii() and label.isprintable() else shown(label)
+
+
+def _fresh(metric: Metric) -> Family:
+    """Without samples. A copy: prometheus_client would check the same name at each scrape."""
+    family = copy(_EMPTY[metric.name])
+    family.samples = []
+    return family
 
 
 def _labels(metric: Metric) -> list[str]:
@@ -83,7 +93,7 @@ def _unit(metric: Metric) -> str:
     return metric.unit if name.endswith(f"_{metric.unit}") else ""
 
 
-_EMPTY: Final[dict[MetricType, Callable[[Metric], Family]]] = {
+_MAKE: Final[dict[MetricType, Callable[[Metric], Family]]] = {
     MetricType.GAUGE: lambda m: GaugeMetricFamily(m.name, m.help, labels=_labels(m), unit=_unit(m)),
     MetricType.COUNTER: lambda m: CounterMetricFamily(
         m.name.removesuffix("_total"), m.help, labels=_labels(m), unit=_unit(m)
@@ -91,6 +101,7 @@ _EMPTY: Final[dict[MetricType, Callable[[Metric], Family]]] = {
     MetricType.HISTOGRAM: lambda m: HistogramMetricFamily(m.name, m.help, labels=_labels(m), unit=_unit(m)),
     MetricType.INFO: lambda m: InfoMetricFamily(m.name.removesuffix("_info"), m.help, labels=["run_id"]),
 }
+_EMPTY: Final[dict[str, Family]] = {metric.name: _MAKE[metric.type](metric) for metric in METRICS}
 
 
 # What prometheus_client cannot encode would cost the whole scrape; float() and _encodable() find it here.
