@@ -287,7 +287,11 @@ def _figures(report: dict[str, Any], kind: str) -> list[Figure]:
     """What each adds to a step, the cheapest first."""
     measured = {name: one for name, one in report[kind].items() if "median_us" in one and name != BARE}
     figures = [
-        Figure(f"{name}, {kind}", f"median {one['median_us']:.1f} µs, p99 {one['p99_us']:.0f} µs, mean {one['mean_us']:.1f} µs")
+        Figure(
+            f"{name}, {kind}",
+            f"median {one['median_us']:.1f} µs, p99 {one['p99_us']:.0f} µs, mean {one['mean_us']:.1f} µs; "
+            f"CPU elsewhere {one['other_threads_cpu_us']:.0f} µs",
+        )
         for name, one in sorted(measured.items(), key=lambda item: item[1]["median_us"])
     ]  # fmt: skip
     figures += [

@@ -45,6 +45,11 @@ What telemetry costs, with {packages}. Figures depend on the machine, which each
 `make bench` prints these tables for yours, and [benchmarks](../benchmarks/README.md) says how each is measured. Peers stand
 beside it, the cheapest first; what was promised has a target, and what was missed says so.
 
+A step costs the training thread what `overhead` says, and a background thread the CPU that stands there as "elsewhere". Both are
+per step and don't grow with its length: what is a few percent of a step of 60 ms (`end_to_end`) is a thousandth of one that takes
+seconds. And training waits for the background thread only where both want Python's interpreter: not while it waits for a
+device, nor within a long operation.
+
 """
 
 
